@@ -1,0 +1,1 @@
+"""What camera and hub agree on: topics, messages, rules of transfer and release, and the model runtime."""

@@ -1,0 +1,111 @@
+"""Run a model under LiteRT (tflite-runtime where only that runs): pixels -> embedding -> probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import PartError
+from shared.preprocess import Pixels, Preprocess, to_input
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError:  # armv7l: only tflite-runtime has wheels there
+    from tflite_runtime.interpreter import Interpreter
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one frame. probabilities: float32 [classes], sum 1. embedding: float32 [dims]."""
+
+    probabilities: Floats
+    embedding: Floats
+
+    @property
+    def best(self) -> int:
+        """Index of the most probable class."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def score(self) -> float:
+        """The confidence: probability of the most probable class."""
+        return float(self.probabilities.max())
+
+
+class Part:
+    """One .tflite file with one float input and one float output, ready to run; not safe to share by threads.
+
+    Raises PartError when the bytes are not such a model.
+    """
+
+    def __init__(self, data: bytes, *, name: str, threads: int = 1) -> None:
+        self.name = name
+        try:
+            self._interpreter: Any = Interpreter(model_content=data, num_threads=threads)
+            self._interpreter.allocate_tensors()
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+        except (ValueError, RuntimeError, TypeError, SystemError) as error:
+            raise PartError(
+                f"does not load ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+                subject=f"model part {name} of {len(data)} bytes",
+                remedy="The model in use stays; export and release it again",
+            ) from error
+        if len(inputs) != 1 or len(outputs) != 1 or inputs[0]["dtype"] != np.float32:
+            raise PartError("must have one float32 input and one output", subject=f"model part {name}")
+        self._input = int(inputs[0]["index"])
+        self._output = int(outputs[0]["index"])
+        self.input_shape: tuple[int, ...] = tuple(int(n) for n in inputs[0]["shape"])
+        self.output_shape: tuple[int, ...] = tuple(int(n) for n in outputs[0]["shape"])
+
+    def run(self, x: Floats) -> Floats:
+        """Run once on float32 of `input_shape`; returns a copy of the output, float32 of `output_shape`."""
+        if x.shape != self.input_shape:
+            raise PartError(f"takes {self.input_shape}, got {x.shape}", subject=f"model part {self.name}")
+        self._interpreter.set_tensor(self._input, x)
+        self._interpreter.invoke()
+        return np.asarray(self._interpreter.get_tensor(self._output), dtype=np.float32)
+
+
+class Model:
+    """Backbone and head as one: pixels in, Prediction out. Not safe to share by threads.
+
+    The backbone takes float32 [1, size, size, 3] and gives [1, dims]; the head takes [1, dims] and gives
+    calibrated probabilities [1, classes]. Raises PartError when the two do not fit each other.
+    """
+
+    def __init__(self, backbone: Part, head: Part, classes: Sequence[str], how: Preprocess) -> None:
+        if backbone.input_shape != (1, how.size, how.size, 3):
+            raise PartError(
+                f"takes {backbone.input_shape}, preprocessing gives {(1, how.size, how.size, 3)}",
+                subject="backbone",
+            )
+        if head.input_shape != backbone.output_shape:
+            raise PartError(
+                f"takes {head.input_shape}, the backbone gives {backbone.output_shape}", subject="head"
+            )
+        if head.output_shape != (1, len(classes)):
+            raise PartError(f"gives {head.output_shape} for {len(classes)} classes", subject="head")
+        self._backbone = backbone
+        self._head = head
+        self.classes = tuple(classes)
+        self.preprocess = how
+
+    def embed(self, pixels: Pixels) -> Floats:
+        """Embedding of one image, float32 [dims]."""
+        embedding: Floats = self._backbone.run(to_input(pixels, self.preprocess))[0]
+        return embedding
+
+    def classify(self, embedding: Floats) -> Floats:
+        """Calibrated probabilities of one embedding, float32 [classes]."""
+        probabilities: Floats = self._head.run(embedding[np.newaxis])[0]
+        return probabilities
+
+    def predict(self, pixels: Pixels) -> Prediction:
+        """Run backbone and head on one image."""
+        embedding = self.embed(pixels)
+        return Prediction(self.classify(embedding), embedding)
