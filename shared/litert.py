@@ -85,9 +85,7 @@ class Model:
                 subject="backbone",
             )
         if head.input_shape != backbone.output_shape:
-            raise PartError(
-                f"takes {head.input_shape}, the backbone gives {backbone.output_shape}", subject="head"
-            )
+            raise PartError(f"takes {head.input_shape}, the backbone gives {backbone.output_shape}", subject="head")
         if head.output_shape != (1, len(classes)):
             raise PartError(f"gives {head.output_shape} for {len(classes)} classes", subject="head")
         self._backbone = backbone

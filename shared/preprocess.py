@@ -56,7 +56,5 @@ def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
 def to_input(pixels: Pixels, how: Preprocess) -> NDArray[np.float32]:
     """Resize (area when shrinking, linear when growing) and normalise to float32 [1, size, size, 3]."""
     shrinks = pixels.shape[0] > how.size or pixels.shape[1] > how.size
-    resized = cv2.resize(
-        pixels, (how.size, how.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    resized = cv2.resize(pixels, (how.size, how.size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return ((resized.astype(np.float32) - how.mean) / how.scale)[np.newaxis]

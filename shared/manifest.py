@@ -1,0 +1,233 @@
+"""What a camera believes: signed manifests and plans. Bytes in, an accepted struct or a typed error out.
+
+The rules, in this order:
+
+1. Not longer than MAX_SIGNED bytes, and well-formed.
+2. The delegation is signed by the pinned root key (DSSE, Ed25519).
+3. The body is signed by a key that the delegation names, and its DSSE payload type is the expected one.
+4. The body is meant for this project (and for this camera where it names one).
+5. Neither has expired. Judged only here, on acceptance, and only when the clock can be trusted.
+6. Numbers only grow: a lower release, or plan, than one accepted before is refused; so is a release under the number
+   of one that was left because it failed.
+
+Source of the envelope: DSSE v1 (in-toto), of the rules: TUF 1.0, sections 5.3 to 5.6, as far as they apply.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import Error as DsseError
+from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+from securesystemslib.signer import CryptoSigner, Key, SSlibKey
+
+from shared.errors import ExpiredError, ManifestError, OldReleaseError, ScopeError, SignatureError
+from shared.golden import Tolerances
+from shared.messages import Count, Name, Positive, Sha256, UtcTime
+from shared.preprocess import Preprocess
+
+MAX_SIGNED = 64 * 1024
+DELEGATION_TYPE = "application/vnd.hone.delegation+json"
+RELEASE_TYPE = "application/vnd.hone.release+json"
+PLAN_TYPE = "application/vnd.hone.plan+json"
+DESIRED_TYPE = "application/vnd.hone.desired+json"
+MAX_PART = 256 * 1024 * 1024
+
+
+class PartSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One content-addressed blob: its hash, bytes, and the bytes of each retained chunk but the last."""
+
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=1, le=MAX_PART)]
+    chunk_size: Annotated[int, Meta(ge=256, le=1 << 20)] = 65536
+
+
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A model: its parts, classes in order of the head's outputs, preprocessing, and what it must compute.
+
+    golden_probabilities: what the head gives for each golden input, [inputs][classes].
+    """
+
+    backbone: PartSpec
+    head: PartSpec
+    golden: PartSpec
+    classes: Annotated[list[str], Meta(min_length=2, max_length=1000)]
+    preprocess: Preprocess = Preprocess()
+    golden_probabilities: list[list[float]] = []
+    tolerances: Tolerances = Tolerances()
+
+    def parts(self) -> dict[str, PartSpec]:
+        """The parts by name, in the order in which they are fetched."""
+        return {"golden": self.golden, "backbone": self.backbone, "head": self.head}
+
+
+class _Dated(msgspec.Struct, frozen=True, kw_only=True):
+    v: Literal[1] = 1
+    number: Positive
+    created: UtcTime
+    expires: UtcTime
+
+
+class Delegation(_Dated, frozen=True, kw_only=True):
+    """The root key names the keys that may sign releases and plans. keys: id -> raw Ed25519 public key in hex."""
+
+    keys: dict[str, str]
+
+
+class Manifest(_Dated, frozen=True, kw_only=True):
+    """A release: a number that only grows and the model under it. replaces: the number it was compared with."""
+
+    project: Name
+    model: ModelSpec
+    replaces: Count = 0
+    note: Annotated[str, Meta(max_length=2000)] = ""
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cameras run which release. cameras: `site/camera` names; empty means every other camera."""
+
+    name: Name
+    release: Positive
+    cameras: list[str] = []
+
+
+class Plan(_Dated, frozen=True, kw_only=True):
+    """The way of releases through a project's fleet. The first group that holds a camera decides."""
+
+    project: Name
+    stage: str
+    groups: list[Group]
+    settings: dict[str, str | int | float | bool] = {}
+
+    def release_for(self, camera: str) -> int | None:
+        """The release this camera should run; None when the plan does not speak of it."""
+        for group in self.groups:
+            if not group.cameras or camera in group.cameras:
+                return group.release
+        return None
+
+
+class Desired(_Dated, frozen=True, kw_only=True):
+    """A signed exception: this camera runs that release, with a reason; release 0 ends the exception."""
+
+    project: Name
+    camera: str
+    release: Count
+    reason: str = ""
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """On the wire: the root's delegation and the body, both DSSE envelopes in JSON form."""
+
+    v: Literal[1] = 1
+    delegation: dict[str, Any]
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What a camera pins and knows: root public key (hex), its project and name, the time and if that is trusted."""
+
+    root: str
+    project: str
+    camera: str
+    now: datetime
+    clock_trusted: bool
+
+
+B = TypeVar("B", bound=_Dated)
+
+
+def key_id(public: str) -> str:
+    """Name of a public key: the first 16 hex digits of its hex form."""
+    return public[:16]
+
+
+def sign(body: msgspec.Struct, payload_type: str, signer: CryptoSigner) -> dict[str, Any]:
+    """Wrap a struct in a DSSE envelope signed by `signer`; returns its JSON form."""
+    envelope = Envelope(msgspec.json.encode(body), payload_type, {})
+    envelope.sign(signer)
+    wrapped: dict[str, Any] = envelope.to_dict()
+    return wrapped
+
+
+def seal(body: msgspec.Struct, payload_type: str, signer: CryptoSigner, delegation: dict[str, Any]) -> bytes:
+    """The bytes that travel: the body's envelope with the delegation that lets `signer` sign it."""
+    return msgspec.json.encode(Signed(delegation=delegation, body=sign(body, payload_type, signer)))
+
+
+def public_hex(signer: CryptoSigner) -> str:
+    """Raw Ed25519 public key of a signer, in hex."""
+    return str(signer.public_key.keyval["public"])
+
+
+def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -> B:
+    """Apply rules 1 to 5 to bytes from the broker or a pack; a ManifestError says which one failed."""
+    what = kind.__name__.lower()
+    if len(data) > MAX_SIGNED:
+        raise ManifestError(f"has {len(data)} bytes, {MAX_SIGNED} are allowed", subject=what)
+    try:
+        signed = msgspec.json.decode(data, type=Signed)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(f"is not a signed message ({error})", subject=what) from error
+    delegation = _open(signed.delegation, DELEGATION_TYPE, Delegation, {key_id(reader.root): reader.root})
+    body = _open(signed.body, payload_type, kind, delegation.keys)
+    project = getattr(body, "project", reader.project)
+    if project != reader.project:
+        raise ScopeError(f"is for project {project}, this camera serves {reader.project}", subject=what)
+    camera = getattr(body, "camera", reader.camera)
+    if camera != reader.camera:
+        raise ScopeError(f"is for camera {camera}, this is {reader.camera}", subject=what)
+    if reader.clock_trusted:
+        for dated, name in ((delegation, "delegation"), (body, what)):
+            if dated.expires <= reader.now:
+                raise ExpiredError(
+                    f"expired at {dated.expires:%Y-%m-%d %H:%M} UTC",
+                    subject=f"{name} {dated.number}",
+                    remedy="Have the hub sign it again, or check this machine's clock",
+                )
+    return body
+
+
+def check_number(what: str, number: int, floor: int, failed: frozenset[int] = frozenset()) -> None:
+    """Rule 6: OldReleaseError when `number` is below `floor`, or among those that failed here."""
+    if number < floor:
+        raise OldReleaseError(
+            f"is older than {floor}, which was accepted before",
+            subject=f"{what} {number}",
+            remedy="To go back, release the old model under a new number",
+        )
+    if number in failed:
+        raise OldReleaseError(
+            "failed on this camera before and is not tried again",
+            subject=f"{what} {number}",
+            remedy="Release it under a new number",
+        )
+
+
+def _open(wrapped: dict[str, Any], payload_type: str, kind: type[B], keys: dict[str, str]) -> B:
+    """Check one envelope against keys (id -> public hex) and decode its payload."""
+    what = kind.__name__.lower()
+    try:
+        envelope = Envelope.from_dict(wrapped)
+        known: list[Key] = [SSlibKey(one, "ed25519", "ed25519", {"public": public}) for one, public in keys.items()]
+        if not known:
+            raise SignatureError("no key may sign this", subject=what)
+        envelope.verify(known, 1)
+    except (VerificationError, UnverifiedSignatureError) as error:
+        raise SignatureError(
+            "is not signed by a key that this camera trusts",
+            subject=what,
+            remedy="Check that the hub's keys and the camera's root_key belong together",
+        ) from error
+    except (DsseError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise SignatureError(f"is not a DSSE envelope ({error})", subject=what) from error
+    if envelope.payload_type != payload_type:
+        raise SignatureError(f"is a {envelope.payload_type}, expected {payload_type}", subject=what)
+    try:
+        return msgspec.json.decode(envelope.payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ManifestError(str(error), subject=what) from error

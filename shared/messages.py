@@ -1,0 +1,209 @@
+"""The JSON messages of the protocol as msgspec structs. Readers ignore fields that they do not know.
+
+Times are RFC 3339 in UTC. Sizes are bytes, durations seconds unless a name says `_ms`. `v` is the version of
+the struct; a reader refuses only a version above the one it knows.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from shared.errors import MessageError
+
+MAX_JSON = 256 * 1024
+"""No JSON message is longer (bytes)."""
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+UtcTime = Annotated[datetime, Meta(tz=True)]
+ClockQuality = Literal["synchronised", "unsynchronised", "unknown"]
+Range = tuple[Count, Count]
+"""First and last index, both included."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What every message has."""
+
+    v: Literal[1] = 1
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """`C/status`: a camera is there or gone. boot: fresh id of this start, empty in the last will."""
+
+    online: bool
+    boot: str = ""
+
+
+class HubStatus(Message, frozen=True, kw_only=True):
+    """`hone/hub/{name}/status`: the hub is there; `beat` grows every `beat_s` seconds. sites: empty means all."""
+
+    online: bool
+    boot: str = ""
+    beat: Count = 0
+    beat_s: Annotated[float, Meta(gt=0)] = 2.0
+    sites: list[str] = []
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """`C/event`: one frame that triage chose is offered to the hub.
+
+    release: number in use when the frame was seen. label: the model's class; score: its probability; scores: all
+    classes' probabilities by name. why: the rule that chose the frame; probability: with what chance it was chosen.
+    value: priority in the spool, higher first. size, sha256: of the image file; ext: its kind. chunk_size: bytes of
+    each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
+    embedding: float16, little-endian, base64; only where the hub asked for it.
+    """
+
+    id: EventId
+    project: Name
+    release: Count
+    time: UtcTime
+    clock: ClockQuality = "unknown"
+    label: Annotated[str, Meta(max_length=200)]
+    score: Share
+    scores: Annotated[dict[str, Share], Meta(max_length=1000)]
+    why: Annotated[str, Meta(max_length=64)]
+    probability: Share
+    value: float
+    size: Positive
+    sha256: Sha256
+    ext: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}$")]
+    chunk_size: Annotated[int, Meta(ge=256, le=1 << 20)]
+    follows: bool = True
+    embedding: Annotated[str, Meta(max_length=65536)] | None = None
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """`C/reply`: what the hub says of a camera's events.
+
+    credit: bytes of images that may be on their way and not yet stored. stored: durable, delete your copy. resend:
+    chunks that are missing, as ranges. refuse: never send again, with the reason. pause_ms: send nothing for so long.
+    """
+
+    credit: Count | None = None
+    stored: list[EventId] = []
+    resend: dict[EventId, list[Range]] = {}
+    refuse: dict[EventId, str] = {}
+    pause_ms: Count | None = None
+
+
+class Want(Message, frozen=True, kw_only=True):
+    """`C/want`: retained messages that the broker no longer has: chunks of a part, or a release's manifest."""
+
+    sha256: Sha256 | None = None
+    ranges: list[Range] = []
+    project: Name | None = None
+    release: Positive | None = None
+
+
+class Result(Message, frozen=True, kw_only=True):
+    """`C/result`: what the model said of one frame, for SCADA. part: id of the work piece where the source knows it."""
+
+    sequence: Count
+    time: UtcTime
+    clock: ClockQuality = "unknown"
+    label: str
+    score: Share
+    release: Count
+    part: str | None = None
+
+
+class ReloadState(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a camera is on its way to another release. last_ms: duration of the last swap, load and checks included;
+    swap_ms: the time between two frames that the swap itself took.
+    """
+
+    state: Literal["idle", "fetching", "verifying", "running", "failed"]
+    release: Count = 0
+    percent: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    reason: str = ""
+    last_ms: float | None = None
+    swap_ms: float | None = None
+    cosine: float | None = None
+    difference: float | None = None
+
+
+class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
+    """The camera's disk queue. spooled = stored + left + quarantined + dropped, ever since the spool exists.
+
+    left, bytes: what waits. dropped: least valuable events evicted when full, each journalled. unspooled: chosen
+    events that could not be written (disk error or writer behind). torn: damaged files set aside on recovery.
+    """
+
+    spooled: Count
+    stored: Count
+    left: Count
+    quarantined: Count
+    dropped: Count
+    unspooled: Count
+    torn: Count
+    bytes: Count
+    limit: Count
+
+
+class FrameState(msgspec.Struct, frozen=True, kw_only=True):
+    """captured: frames the source gave. inferred: frames the model saw. dropped: frames that came too fast.
+    unreadable: files or frames of the source that could not be decoded. ended: the source has no more.
+    """
+
+    captured: Count
+    inferred: Count
+    dropped: Count
+    unreadable: Count = 0
+    ended: bool = False
+
+
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """fps: frames a second, lately. low_score: share of the last frames under the threshold. infer_ms: median."""
+
+    fps: Annotated[float, Meta(ge=0)]
+    low_score: Share
+    infer_ms: Annotated[float, Meta(ge=0)]
+
+
+class Reported(Message, frozen=True, kw_only=True):
+    """`C/reported`: what a camera runs and how it is.
+
+    up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
+    the hub may care for. floor: highest release number ever accepted.
+    """
+
+    time: UtcTime
+    agent: str
+    boot: str
+    project: Name
+    release: Count
+    floor: Count
+    reload: ReloadState
+    spool: SpoolState
+    frames: FrameState
+    rates: Rates
+    clock: ClockQuality
+    up: Count
+    down: Count
+    errors: dict[str, int] = {}
+    settings: dict[str, str | int | float | bool] = {}
+
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """JSON bytes of a message."""
+    return msgspec.json.encode(message)
+
+
+def decode(data: bytes, kind: type[M], *, subject: str = "", limit: int = MAX_JSON) -> M:
+    """Read JSON bytes as `kind`; MessageError names the field, and says which message by `subject`."""
+    if len(data) > limit:
+        raise MessageError(f"has {len(data)} bytes, {limit} are allowed", subject=subject or kind.__name__)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageError(str(error), subject=subject or kind.__name__) from error
