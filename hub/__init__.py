@@ -1,0 +1,1 @@
+"""The hub: collects what cameras are unsure about, trains, proves the gain and rolls releases out."""

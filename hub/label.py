@@ -1,0 +1,215 @@
+"""Label: which image an operator sees next, and what becomes of the answer. Decisions are appended, never changed."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlmodel import Session, col, func, select
+
+from hub.store import Store
+from hub.tables import Embedding, Image, Label
+from shared.clock import Clock
+from shared.errors import LabelError
+
+SHORTLIST = 4
+"""The shortlist is so many times the batch; diversity is chosen within it."""
+BATCH = 25
+
+
+def margins(scores: Sequence[dict[str, float]]) -> NDArray[np.float32]:
+    """Best minus second-best probability of each image, 0 (unsure) to 1, float32 [n]; 1 where no model spoke.
+
+    Margin sampling: Scheffer et al., "Active Hidden Markov Models for Information Extraction", 2001.
+    """
+    result = np.ones(len(scores), np.float32)
+    for row, one in enumerate(scores):
+        best = sorted(one.values(), reverse=True)[:2]
+        if len(best) == 2:
+            result[row] = best[0] - best[1]
+    return result
+
+
+def choose(
+    margin: NDArray[np.float32], embeddings: NDArray[np.float32], known: NDArray[np.float32], count: int
+) -> list[int]:
+    """Pick `count` of n images to label: a shortlist by smallest margin, then greedy k-center among it.
+
+    margin: float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already. Returns indices,
+    first the one to ask first. k-center: Sener and Savarese, "Active Learning for CNNs: A Core-Set Approach", 2018.
+    """
+    shortlist = np.argsort(margin, kind="stable")[: SHORTLIST * count]
+    points = _unit(embeddings[shortlist])
+    if len(known):
+        nearest = 1.0 - (points @ _unit(known).T).max(axis=1)
+    else:
+        nearest = np.full(len(points), 2.0, np.float32)
+        nearest[0:1] = 3.0  # the least sure one starts
+    chosen: list[int] = []
+    for _ in range(min(count, len(points))):
+        best = int(nearest.argmax())
+        chosen.append(best)
+        nearest = np.minimum(nearest, 1.0 - points @ points[best])
+        nearest[chosen] = -1.0
+    return [int(shortlist[one]) for one in chosen]
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1, for cosine distances."""
+    scaled: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """waiting: verified images without a decision. labelled, skipped: decisions in force on images from the field."""
+
+    waiting: int
+    labelled: int
+    skipped: int
+
+
+class Desk:
+    """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        classes: Sequence[str],
+        clock: Clock,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._project = project
+        self._classes = tuple(classes)
+        self._clock = clock
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._order: list[int] = []
+
+    def next(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Image]:
+        """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids shown elsewhere."""
+        with self._lock, self._store.read() as session:
+            found = self._take(session, count, set(exclude))
+            if len(found) < count:
+                self._order = self._plan(session, max(BATCH, count), set(exclude))
+                found = self._take(session, count, set(exclude))
+            return found
+
+    def counts(self) -> Counts:
+        """How many images wait and how many are decided."""
+        with self._store.read() as session:
+            base = select(func.count()).select_from(Image)
+            field = base.where(Image.project == self._project, Image.split == "pool")
+            decided = field.where(col(Image.decided).is_(True))
+            return Counts(
+                waiting=session.exec(field.where(Image.state == "verified", col(Image.decided).is_(False))).one(),
+                labelled=session.exec(decided.where(col(Image.label).is_not(None))).one(),
+                skipped=session.exec(decided.where(col(Image.label).is_(None))).one(),
+            )
+
+    def decide(self, image_id: int, name: str, *, operator: str, seconds: float | None = None) -> Label:
+        """Append "this image is `name`"; LabelError for an unknown image or class."""
+        if name not in self._classes:
+            raise LabelError(
+                f"{name!r} is not a class of project {self._project}",
+                subject=f"image {image_id}",
+                remedy=f"Use one of: {', '.join(self._classes)}",
+            )
+        return self._append(
+            image_id,
+            Label(image_id=image_id, kind="label", name=name, operator=operator, at=self._clock.utc(), seconds=seconds),
+        )
+
+    def skip(self, image_id: int, *, operator: str) -> Label:
+        """Append "cannot tell": the image leaves the queue without a class. LabelError for an unknown image."""
+        return self._append(image_id, Label(image_id=image_id, kind="skip", operator=operator, at=self._clock.utc()))
+
+    def undo(self, *, operator: str) -> Label:
+        """Append the undoing of this operator's last decision that still stands; LabelError when there is none."""
+        with self._lock, self._store.write() as session:
+            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
+            last = session.exec(
+                select(Label)
+                .where(Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone))
+                .order_by(col(Label.id).desc())
+            ).first()
+            if last is None:
+                raise LabelError("has no decision to undo", subject=f"operator {operator!r}")
+            image = self._image(session, last.image_id)
+            undo = Label(image_id=last.image_id, kind="undo", operator=operator, at=self._clock.utc(), undoes=last.id)
+            session.add(undo)
+            session.flush()
+            before = session.exec(
+                select(Label)
+                .where(Label.image_id == last.image_id, Label.kind != "undo", col(Label.id).not_in(undone))
+                .order_by(col(Label.id).desc())
+            ).first()
+            image.decided = before is not None
+            image.label = before.name if before is not None and before.kind == "label" else None
+            session.add(image)
+            self._order = [last.image_id, *(one for one in self._order if one != last.image_id)]
+        self._changed()
+        return undo
+
+    def _append(self, image_id: int, label: Label) -> Label:
+        with self._lock, self._store.write() as session:
+            image = self._image(session, image_id)
+            session.add(label)
+            image.decided = True
+            image.label = label.name if label.kind == "label" else None
+            session.add(image)
+            session.flush()
+            self._order = [one for one in self._order if one != image_id]
+        self._changed()
+        return label
+
+    def _image(self, session: Session, image_id: int) -> Image:
+        image = session.get(Image, image_id)
+        if image is None or image.project != self._project:
+            raise LabelError("is not an image of this project", subject=f"image {image_id}")
+        return image
+
+    def _take(self, session: Session, count: int, exclude: set[int]) -> list[Image]:
+        """The first images of the present order that still wait."""
+        wanted = [one for one in self._order if one not in exclude][:count]
+        found = {one.id: one for one in session.exec(self._waiting().where(col(Image.id).in_(wanted)))}
+        return [found[one] for one in wanted if one in found]
+
+    def _plan(self, session: Session, count: int, exclude: set[int]) -> list[int]:
+        """A fresh order of the next images to ask about."""
+        images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
+        vectors = dict(
+            session.exec(
+                select(Embedding.image_id, Embedding.vector)
+                .join(Image, col(Image.id) == col(Embedding.image_id))
+                .where(Image.project == self._project, Image.split == "pool")
+            ).all()
+        )
+        images = [one for one in images if one.id in vectors]
+        if not images:
+            return []
+        labelled = session.exec(
+            select(Image.id).where(Image.project == self._project, Image.split == "pool", col(Image.decided).is_(True))
+        ).all()
+        rows = _matrix([vectors[one.id] for one in images if one.id is not None])
+        known = _matrix([vectors[one] for one in labelled if one in vectors])
+        order = choose(margins([one.scores for one in images]), rows, known, count)
+        return [image_id for one in order if (image_id := images[one].id) is not None]
+
+    def _waiting(self):  # type: ignore[no-untyped-def]
+        return select(Image).where(
+            Image.project == self._project,
+            Image.split == "pool",
+            Image.state == "verified",
+            col(Image.decided).is_(False),
+        )
+
+
+def _matrix(vectors: Sequence[bytes]) -> NDArray[np.float32]:
+    """Stack stored vectors of equal length, float32 [n, d]; [0, 0] for none."""
+    if not vectors:
+        return np.zeros((0, 0), np.float32)
+    return np.stack([np.frombuffer(one, "<f4") for one in vectors])

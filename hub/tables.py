@@ -1,0 +1,189 @@
+"""The database's tables. Times are UTC; JSON columns hold what messages carried.
+
+An image's bytes are not here but in the blob store, under their sha256. Labels are appended and never changed;
+`Image.label` repeats the decision in force, so that queues and snapshots need no search through the history.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect, LargeBinary, TypeDecorator, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Timezone-aware UTC in Python, naive UTC in the database (SQLite has no time zones)."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """To the database."""
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """From the database."""
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Camera(SQLModel, table=True):
+    """A camera that was heard of. reported: its last `C/reported` as JSON. release: what it says it runs."""
+
+    name: str = Field(primary_key=True)
+    project: str = ""
+    first_seen: datetime = Field(sa_type=UtcDateTime)
+    last_seen: datetime = Field(sa_type=UtcDateTime)
+    online: bool = False
+    boot: str = ""
+    release: int = 0
+    floor: int = 0
+    reported: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+
+
+class Image(SQLModel, table=True):
+    """One stored image. Identity is (camera, event_id, sha256); camera is "" for imported ones.
+
+    split: "pool" (from the field), "train" or "holdout" (imported so). state: "new", "verified", "unreadable".
+    guess, score, scores: what the camera's model said. flags: findings of verify, name -> score. label: class name in
+    force. decided: an operator labelled or skipped it.
+    """
+
+    __table_args__ = (UniqueConstraint("camera", "event_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    camera: str = Field(default="", index=True)
+    event_id: str
+    project: str = Field(index=True)
+    sha256: str = Field(index=True)
+    size: int
+    ext: str
+    captured_at: datetime = Field(sa_type=UtcDateTime)
+    received_at: datetime = Field(sa_type=UtcDateTime)
+    split: str = Field(default="pool", index=True)
+    state: str = Field(default="new", index=True)
+    release: int = 0
+    guess: str = ""
+    score: float = 0.0
+    scores: dict[str, float] = Field(default_factory=dict, sa_type=JSON)
+    why: str = ""
+    probability: float = 1.0
+    width: int = 0
+    height: int = 0
+    flags: dict[str, float] = Field(default_factory=dict, sa_type=JSON)
+    label: str | None = Field(default=None, index=True)
+    decided: bool = Field(default=False, index=True)
+
+
+class Embedding(SQLModel, table=True):
+    """Embedding of an image by one backbone: float32, little-endian."""
+
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    backbone: str = Field(primary_key=True)
+    vector: bytes = Field(sa_type=LargeBinary)
+
+
+class Tombstone(SQLModel, table=True):
+    """An event whose image was purged: a repeat is still answered `stored`."""
+
+    camera: str = Field(primary_key=True)
+    event_id: str = Field(primary_key=True)
+    sha256: str
+    purged_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Label(SQLModel, table=True):
+    """One decision of an operator: kind "label" with a class name, "skip", or "undo" of an earlier one."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    image_id: int = Field(foreign_key="image.id", index=True)
+    kind: str = "label"
+    name: str = ""
+    operator: str = ""
+    at: datetime = Field(sa_type=UtcDateTime)
+    undoes: int | None = Field(default=None, foreign_key="label.id")
+    seconds: float | None = None
+
+
+class Run(SQLModel, table=True):
+    """One training. state: queued, running, done, failed, cancelled. progress: 0..1.
+
+    snapshot: sha256 over the (image hash, label, split) lines it used. evaluation, comparison: `hub.evaluate` results
+    on the holdout; comparison is with the release in `against`. parts: name -> sha256 of the exported parts.
+    lease_until, beat: a running process renews its lease; after it the run counts as lost and may be taken again.
+    """
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    state: str = Field(default="queued", index=True)
+    why: str = ""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    pid: int | None = None
+    attempts: int = 0
+    progress: float = 0.0
+    step: str = ""
+    settings: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    versions: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    snapshot: str = ""
+    labels: int = 0
+    train_images: int = 0
+    holdout_images: int = 0
+    curve: list[float] = Field(default_factory=list, sa_type=JSON)
+    fit: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    evaluation: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    before: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    comparison: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    against: int = 0
+    parts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    golden_probabilities: list[list[float]] = Field(default_factory=list, sa_type=JSON)
+    verdict: str = ""
+    reason: str = ""
+    error: str = ""
+
+
+class Release(SQLModel, table=True):
+    """A signed release. envelope: the bytes on `hone/release/{project}/{number}`. model: its ModelSpec as JSON."""
+
+    __table_args__ = (UniqueConstraint("project", "number"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    number: int
+    run_id: int | None = Field(default=None, foreign_key="run.id")
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    model: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    envelope: bytes = Field(sa_type=LargeBinary)
+    note: str = ""
+    size: int = 0
+    new_bytes: int = 0
+
+
+class Rollout(SQLModel, table=True):
+    """The way of one release through the fleet. stage: canary, everyone, done. state: running, held, superseded.
+
+    cameras: the canaries. since: when the stage began. plan: the bytes on `hone/plan/{project}`.
+    """
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    release: int
+    previous: int = 0
+    stage: str = "canary"
+    state: str = "running"
+    reason: str = ""
+    cameras: list[str] = Field(default_factory=list, sa_type=JSON)
+    since: datetime = Field(sa_type=UtcDateTime)
+    healthy_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    plan_number: int = 0
+    plan_expires: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    plan: bytes = Field(default=b"", sa_type=LargeBinary)
+
+
+class Number(SQLModel, table=True):
+    """Numbers that only grow, by name (`release/PROJECT`, `plan/PROJECT`): the highest ever used."""
+
+    name: str = Field(primary_key=True)
+    value: int = 0

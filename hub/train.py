@@ -1,0 +1,293 @@
+"""Embeddings and labels -> a calibrated linear head.
+
+1. Standardise every dimension by `std + shrinkage * mean(std)`: rarely active dimensions do not blow up. Then scale
+   all to a mean squared length of 1, so that L2 strengths mean the same for every backbone. Both fold into the head.
+2. For each L2 strength, fit on all folds but one and predict that one. Take the strength with the best
+   out-of-fold log-loss: on elpv at 150 to 350 labels a better guide than out-of-fold AUC.
+3. Fit the temperature on those same out-of-fold predictions (Guo et al. 2017, arXiv:1706.04599), then fit the
+   weights on everything. The holdout is never seen here.
+
+The fit works in the row space of the data, where an L2-penalised optimum lies (representer theorem): 350 images
+of 1280 dimensions are a problem of 350 unknowns a class.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.head import Head
+from shared.errors import TrainError
+
+Doubles = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+_TEMPERATURES = (0.1, 10.0)  # beyond these a small out-of-fold sample says nothing
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a head is trained.
+
+    l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
+    a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
+    class weighs the same, however many labels it has. shrinkage: see step 1. seed: of the folds.
+    threads: that torch may use.
+    """
+
+    l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
+    folds: int = 5
+    max_iterations: int = 200
+    class_balanced: bool = True
+    shrinkage: float = 0.3
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """After each fit: step of steps; log-loss and AUC on what the fit did not see."""
+
+    step: int
+    steps: int
+    loss: float
+    metric: float
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """One L2 strength tried: its out-of-fold log-loss (nats, class-balanced where asked) and AUC."""
+
+    l2: float
+    log_loss: float
+    auc: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A head and how it came about.
+
+    losses: the objective at each step of the final fit. l2: the strength chosen among `tried`. oof_auc,
+    oof_log_loss: out-of-fold, after calibration. folds: really used. seconds: wall time.
+    """
+
+    head: Head
+    losses: tuple[float, ...]
+    l2: float
+    tried: tuple[Strength, ...]
+    oof_auc: float
+    oof_log_loss: float
+    temperature: float
+    folds: int
+    seconds: float
+
+
+def train_head(
+    embeddings: NDArray[np.float32],
+    labels: NDArray[np.integer[Any]],
+    classes: int,
+    settings: TrainSettings,
+    progress: Callable[[Progress], None],
+) -> Trained:
+    """Train on float32 [n, dims] and int [n] in 0..classes-1, repeatable bit by bit; TrainError says what lacks.
+
+    `progress` is called after each fit, in this thread; what it raises ends the run.
+    """
+    begin = time.perf_counter()
+    x, y = _checked(embeddings, labels, classes, settings)
+    folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
+    strengths = sorted(settings.l2, reverse=True)
+    steps = folds * len(strengths) + 1
+    side = _folds(y, folds, np.random.default_rng(settings.seed))
+    held_out = np.zeros((len(strengths), len(y), classes))
+    with _threads(settings.threads):
+        for fold in range(folds):
+            inside, outside = side != fold, side == fold
+            fits = _Problem(x[inside], y[inside], classes, settings).fit(strengths)
+            for number, fit in enumerate(fits):
+                logits = x[outside] @ fit.weights.T + fit.bias
+                held_out[number, outside] = logits
+                step = fold * len(strengths) + number + 1
+                loss = _log_loss(logits, y[outside], settings.class_balanced)
+                progress(Progress(step, steps, loss, _auc(logits, y[outside])))
+        tried = tuple(
+            Strength(l2, _log_loss(logits, y, settings.class_balanced), _auc(logits, y))
+            for l2, logits in zip(strengths, held_out, strict=True)
+        )
+        best = min(range(len(tried)), key=lambda number: tried[number].log_loss)
+        temperature = _temperature(held_out[best], y, settings.class_balanced)
+        *_, final = _Problem(x, y, classes, settings).fit(strengths[: best + 1])
+    loss = _log_loss(held_out[best] / temperature, y, settings.class_balanced)
+    progress(Progress(steps, steps, loss, tried[best].auc))
+    return Trained(
+        head=Head(final.weights.astype(np.float32), final.bias.astype(np.float32), temperature),
+        losses=final.losses,
+        l2=strengths[best],
+        tried=tried,
+        oof_auc=tried[best].auc,
+        oof_log_loss=loss,
+        temperature=temperature,
+        folds=folds,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    weights: Doubles  # [classes, dims], on embeddings as they come
+    bias: Doubles  # [classes]
+    losses: tuple[float, ...]
+
+
+class _Problem:
+    """One training set, standardised and turned into its row space; solved for several L2 strengths."""
+
+    def __init__(self, x: Doubles, y: Labels, classes: int, settings: TrainSettings) -> None:
+        self._mean = x.mean(axis=0)
+        spread = x.std(axis=0)
+        self._scale = spread + settings.shrinkage * spread.mean()
+        self._scale[self._scale == 0] = 1.0
+        z = (x - self._mean) / self._scale
+        length = math.sqrt(float((z**2).sum(axis=1).mean()))
+        if not length > 0:
+            raise TrainError(
+                f"all {len(x)} embeddings are the same", subject="training set", remedy="Check the backbone"
+            )
+        self._scale *= length
+        z /= length
+        self._basis, r = np.linalg.qr(z.T)  # z == r.T @ basis.T, basis orthonormal [dims, min(dims, n)]
+        self._z = np.ascontiguousarray(r.T)
+        self._y = y
+        self._weight = _weights(y, classes, settings.class_balanced)
+        self._classes = classes
+        self._max_iterations = settings.max_iterations
+
+    def fit(self, strengths: list[float]) -> Iterator[_Fit]:
+        """Minimise weighted cross-entropy + l2 / 2 * |weights|^2 by L-BFGS, each strength from the one before."""
+        import torch
+
+        z, y = torch.from_numpy(self._z), torch.from_numpy(self._y)
+        weight = torch.from_numpy(self._weight)
+        w = torch.zeros(self._classes, z.shape[1], dtype=torch.float64, requires_grad=True)
+        b = torch.zeros(self._classes, dtype=torch.float64, requires_grad=True)
+        for l2 in strengths:
+            losses: list[float] = []
+            optimizer = torch.optim.LBFGS(
+                [w, b],
+                max_iter=self._max_iterations,
+                tolerance_grad=1e-6,
+                tolerance_change=1e-10,
+                history_size=20,
+                line_search_fn="strong_wolfe",
+            )
+
+            def objective(optimizer: Any = optimizer, l2: float = l2, losses: list[float] = losses) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = weight @ torch.nn.functional.cross_entropy(z @ w.T + b, y, reduction="none")
+                loss = loss + l2 / 2 * (w**2).sum()
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses.append(loss.item())
+                return loss
+
+            optimizer.step(objective)  # type: ignore[no-untyped-call]
+            if not math.isfinite(losses[-1]):
+                raise TrainError(f"the loss became {losses[-1]} at L2 strength {l2}", subject="training")
+            weights = (w.detach().numpy() @ self._basis.T) / self._scale
+            yield _Fit(weights, b.detach().numpy() - weights @ self._mean, tuple(losses))
+
+
+def _checked(
+    embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], classes: int, settings: TrainSettings
+) -> tuple[Doubles, Labels]:
+    """The arrays in double precision, or TrainError."""
+    wrong = "training set"
+    if not settings.l2 or min(settings.l2) <= 0 or settings.folds < 2 or settings.max_iterations < 1:
+        raise TrainError("needs L2 strengths above 0, 2 folds, 1 iteration", subject="training settings")
+    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
+        raise TrainError(f"embeddings {embeddings.shape} do not fit labels {labels.shape}", subject=wrong)
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(bad):
+        raise TrainError(
+            f"{len(bad)} of {len(embeddings)} embeddings are not finite, the first is number {bad[0]}",
+            subject=wrong,
+            remedy="Embed these images again",
+        )
+    if classes < 2:
+        raise TrainError(f"needs 2 classes, the project has {classes}", subject=wrong, remedy="Add a class")
+    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
+        raise TrainError(f"labels {labels.min()} to {labels.max()} of {classes} classes", subject=wrong)
+    counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    few = [f"class {number} has {count}" for number, count in enumerate(counts) if count < 2]
+    if few:
+        raise TrainError(
+            f"every class needs at least 2 labelled images: {', '.join(few)}",
+            subject=wrong,
+            remedy="Label more, or remove the class",
+        )
+    return embeddings.astype(np.float64), labels.astype(np.int64)
+
+
+def _folds(y: Labels, folds: int, rng: np.random.Generator) -> Labels:
+    """Stratified: the fold of each image, int [n]; each class is spread evenly."""
+    side = np.zeros(len(y), dtype=np.int64)
+    for label in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == label))
+        side[members] = np.arange(len(members)) % folds
+    return side
+
+
+def _weights(y: Labels, classes: int, balanced: bool) -> Doubles:
+    """Weight of each image, float64 [n], sum 1; balanced: the classes present share it equally."""
+    if not balanced:
+        return np.full(len(y), 1.0 / len(y))
+    counts = np.bincount(y, minlength=classes)
+    return 1.0 / (counts[y] * np.count_nonzero(counts))
+
+
+def _log_loss(logits: Doubles, y: Labels, balanced: bool) -> float:
+    """Cross-entropy in nats of float64 [n, classes]."""
+    top = logits.max(axis=1)
+    total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    losses = total - logits[np.arange(len(y)), y]
+    return float(_weights(y, logits.shape[1], balanced) @ losses)
+
+
+def _auc(logits: Doubles, y: Labels) -> float:
+    """Area under the ROC curve, in [0, 1]: of class 1, or the mean over one class against the rest."""
+    from sklearn.metrics import roc_auc_score
+
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    if logits.shape[1] == 2:
+        return float(roc_auc_score(y, chances[:, 1]))
+    return float(roc_auc_score(y, chances, multi_class="ovr", labels=np.arange(logits.shape[1])))
+
+
+def _temperature(logits: Doubles, y: Labels, balanced: bool) -> float:
+    """The temperature > 0 that gives the least log-loss, within bounds that a tiny sample cannot leave."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log: _log_loss(logits / math.exp(log), y, balanced),
+        bounds=(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1])),
+        method="bounded",
+    )
+    return math.exp(float(found.x))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads inside: more are slower on problems this small, and far worse when shared."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""The hub's web page and its JSON API."""

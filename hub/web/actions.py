@@ -1,0 +1,40 @@
+"""What the page may ask of the daemon beside it; the web never trains, signs or publishes by itself."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class HubState:
+    """How the daemon is. broker: connected to it. errors: counts by code since start. up, down: bytes of MQTT payload."""
+
+    broker: bool
+    boot: str
+    errors: dict[str, int]
+    up: int
+    down: int
+    version: str
+
+
+class Actions(Protocol):
+    """Commands of the daemon; each raises a HoneError that says why not."""
+
+    def state(self) -> HubState:
+        """How the daemon is right now."""
+        ...
+
+    def start_run(self, why: str) -> int:
+        """Queue a training run; returns its id. TrainError when one is under way already."""
+        ...
+
+    def cancel_run(self, run_id: int) -> None:
+        """Cancel a queued or running run."""
+        ...
+
+    def release_run(self, run_id: int, note: str) -> int:
+        """Release the model of a finished run; returns the release number."""
+        ...
+
+    def resume_rollout(self) -> None:
+        """Let a held rollout go on."""
+        ...
