@@ -200,7 +200,7 @@ class PahoBus:
         except UnicodeDecodeError:
             topic = "?"
         if self._listener is not None:
-            self._listener.message(Message(topic, message.payload, bool(message.retain)))
+            self._listener.message(Message(topic, bytes(message.payload), bool(message.retain)))
 
     def _on_publish(self, _client: paho.Client, _data: Any, mid: int, _code: Any, _props: Any) -> None:
         with self._lock:

@@ -1,0 +1,240 @@
+"""The agent: the camera's flow from top to bottom. Only this file knows the order of the steps.
+
+    capture -> infer -> triage -> spool -> send          reload: desired -> fetch -> verify -> warm up -> swap
+                  \\-> result (SCADA)                      report
+
+The frame loop waits for neither disk nor network: events go to a writer thread, uploads and releases have their own.
+"""
+
+import logging
+import queue
+import random
+import threading
+from collections import Counter
+
+from edge.capture import Capture, open_source
+from edge.frame import Frame
+from edge.infer import Engine, Running
+from edge.priority import lower_priority
+from edge.reload import Reload
+from edge.report import LowScores, Reporting, clock_quality
+from edge.send import Sending
+from edge.settings import EdgeSettings
+from edge.spool import Spool
+from edge.triage import Chosen, Triage
+from shared import topics
+from shared.bus import Message
+from shared.clock import Clock
+from shared.errors import HoneError, SpoolError
+from shared.files import sha256_hex
+from shared.ids import boot_id, event_id
+from shared.litert import Prediction
+from shared.messages import Event, HubStatus, Reply, Result, Status, decode, encode
+from shared.mqtt import PahoBus
+from shared.preprocess import encode_jpeg, encode_png
+from shared.topics import BlobTopic, CameraTopic, HubTopic, PlanTopic, ReleaseTopic
+from shared.transfer import Offer
+
+log = logging.getLogger(__name__)
+WRITER_QUEUE = 32
+"""Events that may wait for the disk before one is counted as unspooled."""
+WELL_AFTER = 100
+"""After so many frames a release counts as one that does not kill the agent."""
+
+
+class Agent:
+    """One camera. `run` returns after `stop`."""
+
+    def __init__(self, settings: EdgeSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._boot = boot_id()
+        self._stopping = threading.Event()
+        self._errors: Counter[str] = Counter()
+        camera = settings.camera
+        last_will = (topics.status(camera), encode(Status(online=False)))
+        self._bus = PahoBus(settings.mqtt, client_id=f"hone-{camera.replace('/', '-')}", will=last_will)
+        self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
+        self._engine = Engine()
+        self._triage = Triage(settings.triage)
+        self._low = LowScores(clock)
+        self._spool = Spool(
+            settings.state_folder / "spool",
+            limit=settings.spool.limit_mb << 20,
+            quarantine_limit=settings.spool.quarantine_mb << 20,
+            gone=lambda one: self._sending.evicted(one),
+        )
+        self._sending = Sending(camera, self._bus, self._spool, clock, self._errors)
+        self._reporting = Reporting(
+            settings,
+            self._boot,
+            self._bus,
+            clock,
+            self._capture,
+            self._engine,
+            self._spool,
+            lambda: self._reload,
+            self._low,
+            self._errors,
+        )
+        self._reload = Reload(
+            camera,
+            settings.project,
+            settings.root_key,
+            settings.state_folder / "models",
+            self._bus,
+            self._engine,
+            clock,
+            self._errors,
+            clock_trusted=lambda: clock_quality(settings) == "synchronised",
+            threads=settings.threads,
+            changed=self._reporting.changed,
+        )
+        self._to_write: queue.Queue[tuple[Frame, Prediction, Chosen, Running] | None] = queue.Queue(WRITER_QUEUE)
+        self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
+
+    def run(self) -> None:
+        """Run until `stop`; the frame loop is here."""
+        self._bus.subscribe([topics.HUB_STATUS_ALL, topics.reply(self._settings.camera)])
+        self._writer.start()
+        self._sending.start()
+        self._reload.start()
+        self._reporting.start()
+        self._bus.start(self)
+        log.info(
+            "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
+        )
+        capturing = False
+        while not self._stopping.is_set():
+            running = self._engine.turn()
+            if running is None:
+                self._stopping.wait(0.05)
+                continue
+            if not capturing:
+                capturing = True
+                self._capture.start()
+            frame = self._capture.take(timeout=0.2)
+            if frame is not None:
+                self._see(frame, running)
+        self._shut_down()
+
+    def stop(self) -> None:
+        """Have `run` return soon."""
+        self._stopping.set()
+
+    # -- the flow
+
+    def _see(self, frame: Frame, running: Running) -> None:
+        """One frame: infer, tell SCADA, triage, and hand an event to the writer."""
+        prediction = self._engine.predict(running, frame.pixels)
+        self._low.add(self._triage.is_low(prediction))
+        result = Result(
+            sequence=frame.sequence,
+            time=frame.at,
+            clock=clock_quality(self._settings),
+            label=running.model.classes[prediction.best],
+            score=prediction.score,
+            release=running.release,
+            part=frame.part,
+        )
+        self._bus.publish(topics.result(self._settings.camera), encode(result), qos=0)
+        chosen = self._triage.decide(prediction, random.random())
+        if chosen is not None:
+            try:
+                self._to_write.put_nowait((frame, prediction, chosen, running))
+            except queue.Full:
+                self._spool.not_written()
+        if self._engine.inferred == WELL_AFTER:
+            self._reload.ran_well()
+
+    def _write(self) -> None:
+        """The writer thread: frame -> event in the spool -> offered to the sender."""
+        lower_priority()
+        while (item := self._to_write.get()) is not None:
+            frame, prediction, chosen, running = item
+            data, ext = self._file_of(frame)
+            event = Event(
+                id=event_id(frame.at),
+                project=self._settings.project,
+                release=running.release,
+                time=frame.at,
+                clock=clock_quality(self._settings),
+                label=running.model.classes[prediction.best],
+                score=min(1.0, prediction.score),
+                scores={
+                    name: min(1.0, float(one))
+                    for name, one in zip(running.model.classes, prediction.probabilities, strict=True)
+                },
+                why=chosen.why,
+                probability=chosen.probability,
+                value=chosen.value,
+                size=len(data),
+                sha256=sha256_hex(data),
+                ext=ext,
+                chunk_size=self._settings.spool.chunk_kb << 10,
+            )
+            try:
+                self._spool.add(event, data)
+            except SpoolError as error:
+                self._errors[error.code] += 1
+                log.error("event %s: %s", event.id, error)
+            else:
+                self._sending.spooled(Offer(event.id, event.size, event.chunk_size, event.value))
+
+    def _file_of(self, frame: Frame) -> tuple[bytes, str]:
+        """The file's own bytes where there is a file, else the pixels as the settings say."""
+        if frame.data is not None:
+            return frame.data, frame.ext
+        if self._settings.capture.raw == "jpeg":
+            return encode_jpeg(frame.pixels, self._settings.capture.jpeg_quality), "jpg"
+        return encode_png(frame.pixels), "png"
+
+    # -- the bus; called in its thread
+
+    def connected(self) -> None:
+        """The broker accepted us."""
+        status = Status(online=True, boot=self._boot)
+        self._bus.publish(topics.status(self._settings.camera), encode(status), retain=True)
+        self._sending.connected()
+        self._reporting.changed()
+        log.info("connected to the broker")
+
+    def disconnected(self, reason: str) -> None:
+        """The broker is gone; frames go on, events wait in the spool."""
+        self._sending.disconnected()
+        log.warning("disconnected from the broker (%s)", reason)
+
+    def message(self, message: Message) -> None:
+        """A message arrived: to the step it is for; one that means nothing is counted and logged."""
+        try:
+            match topics.parse(message.topic):
+                case HubTopic():
+                    if message.payload:
+                        status = decode(message.payload, HubStatus, subject=message.topic)
+                        self._sending.hub(status, retained=message.retained)
+                case CameraTopic(leaf="reply"):
+                    self._sending.reply(decode(message.payload, Reply, subject=message.topic))
+                case CameraTopic(leaf="desired"):
+                    self._reload.desired(message.payload)
+                case PlanTopic():
+                    self._reload.plan(message.payload)
+                case ReleaseTopic(number=number):
+                    self._reload.manifest(number, message.payload)
+                case BlobTopic(sha256=sha256, index=index):
+                    self._reload.chunk(sha256, index, message.payload)
+        except HoneError as error:
+            self._errors[error.code] += 1
+            log.warning("%s", error)
+
+    # -- the end
+
+    def _shut_down(self) -> None:
+        """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
+        self._capture.stop()
+        self._to_write.put(None)
+        self._writer.join(10)
+        self._sending.stop()
+        self._reload.stop()
+        self._reporting.stop()
+        self._bus.stop([(topics.status(self._settings.camera), encode(Status(online=False, boot=self._boot)))])
+        log.info("camera %s stopped; %d events wait in the spool", self._settings.camera, self._spool.state().left)

@@ -1,0 +1,64 @@
+"""Infer: the model in use, and the swap to another one between two frames."""
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from statistics import median
+
+from shared.litert import Model, Prediction
+from shared.preprocess import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A model and the release number under which it runs."""
+
+    release: int
+    model: Model
+
+
+class Engine:
+    """Runs the model in one thread; any thread may hand in the next one, which is taken between two frames."""
+
+    def __init__(self) -> None:
+        self._running: Running | None = None
+        self._next: Running | None = None
+        self._taken = threading.Event()
+        self._times: deque[float] = deque(maxlen=100)
+        self.swap_ms = 0.0
+        self.inferred = 0
+
+    @property
+    def running(self) -> Running | None:
+        """The model in use."""
+        return self._running
+
+    @property
+    def infer_ms(self) -> float:
+        """Median time of the last predictions."""
+        times = list(self._times)
+        return median(times) if times else 0.0
+
+    def offer(self, running: Running, timeout: float) -> bool:
+        """Hand in the next model and wait until it is in use; False when no frame boundary came within `timeout`."""
+        self._taken.clear()
+        self._next = running
+        return self._taken.wait(timeout)
+
+    def turn(self) -> Running | None:
+        """The boundary between two frames: take the next model if one waits. Returns the one in use."""
+        if self._next is not None:
+            start = time.perf_counter()
+            self._running, self._next = self._next, None
+            self.swap_ms = (time.perf_counter() - start) * 1000
+            self._taken.set()
+        return self._running
+
+    def predict(self, running: Running, pixels: Pixels) -> Prediction:
+        """Run the model that `turn` gave on one frame."""
+        start = time.perf_counter()
+        prediction = running.model.predict(pixels)
+        self._times.append((time.perf_counter() - start) * 1000)
+        self.inferred += 1
+        return prediction

@@ -1,0 +1,375 @@
+"""Reload: a low-priority thread that brings the camera to the release it should run.
+
+    state     | on                                   | goes to
+    ----------|--------------------------------------|---------------------------------------------
+    idle      | plan or exception names a new release | fetching: waits for its manifest
+    fetching  | manifest accepted, parts missing     | fetching: a window of retained chunks at a time
+    fetching  | every part complete                  | verifying: load, warm-up, golden check
+    verifying | all good, swapped between two frames | running
+    any       | an error                             | failed(reason): the model in use stays
+    any       | plan names another release           | fetching that one
+
+Nothing is loaded that was not signed, hashed and checked.
+"""
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from edge.infer import Engine, Running
+from edge.priority import lower_priority
+from edge.shelf import Kept, Shelf
+from shared import topics
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.errors import HoneError, ManifestError, ModelError, PartError
+from shared.files import chunk_count
+from shared.golden import check as check_golden
+from shared.golden import decode as decode_golden
+from shared.litert import Model, Part
+from shared.manifest import (
+    DESIRED_TYPE,
+    PLAN_TYPE,
+    RELEASE_TYPE,
+    Desired,
+    Manifest,
+    ModelSpec,
+    PartSpec,
+    Plan,
+    Reader,
+    check_number,
+    open_signed,
+)
+from shared.messages import ReloadState, Want, encode
+from shared.transfer import to_ranges
+
+log = logging.getLogger(__name__)
+WINDOW = 4
+"""Retained chunks asked for at a time: a subscription each (a small window costs nothing, a large one memory)."""
+PATIENCE = 5.0
+"""Seconds without a chunk or manifest before the hub is asked to publish it anew."""
+SWAP_TIMEOUT = 30.0
+MAX_TRIES = 3
+"""So often a part is fetched whose bytes do not have its hash."""
+
+
+class _Fetch:
+    """One part on its way: which chunks came, which are subscribed."""
+
+    def __init__(self, part: PartSpec) -> None:
+        self.part = part
+        self.chunks: list[bytes | None] = [None] * chunk_count(part.size, part.chunk_size)
+        self.asked: set[int] = set()
+        self.tries = 1
+
+    def again(self) -> None:
+        """Forget all chunks."""
+        self.tries += 1
+        self.chunks = [None] * len(self.chunks)
+
+    def missing(self) -> list[int]:
+        """Indices of the chunks that have not come."""
+        return [index for index, one in enumerate(self.chunks) if one is None]
+
+
+class Reload:
+    """Takes plans, manifests and chunks from the bus; hands checked models to the engine.
+
+    Public methods may be called from any thread and return at once. changed: called after every change of `state`.
+    """
+
+    def __init__(
+        self,
+        camera: str,
+        project: str,
+        root: str,
+        folder: Path,
+        bus: Bus,
+        engine: Engine,
+        clock: Clock,
+        errors: Counter[str],
+        *,
+        clock_trusted: Callable[[], bool],
+        threads: int = 1,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._camera = camera
+        self._project = project
+        self._root = root
+        self._bus = bus
+        self._engine = engine
+        self._clock = clock
+        self._errors = errors
+        self._clock_trusted = clock_trusted
+        self._threads = threads
+        self._changed = changed
+        self._shelf = Shelf(folder)
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+        self._plan: Plan | None = None
+        self._manifest: Manifest | None = None
+        self._wanted = 0  # release whose manifest and parts we are after; 0: none
+        self._failing = 0  # the one that was wanted when the last error came
+        self._fetches: dict[str, _Fetch] = {}
+        self._began = 0.0
+        self._heard = 0.0
+        self.state = ReloadState(state="idle")
+
+    # -- what others tell
+
+    def start(self) -> None:
+        """Load what is on disk, then follow the plan."""
+        self._bus.subscribe([topics.plan(self._project), topics.desired(self._camera)])
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def plan(self, data: bytes) -> None:
+        """The plan arrived."""
+        self._tell(lambda: self._take_plan(data), abandon=False)
+
+    def manifest(self, number: int, data: bytes) -> None:
+        """A release's manifest arrived."""
+        self._tell(lambda: self._take_manifest(number, data))
+
+    def desired(self, data: bytes) -> None:
+        """An exception for this camera arrived; empty bytes mean there is none."""
+        if data:
+            self._tell(lambda: self._take_desired(data), abandon=False)
+
+    def chunk(self, sha256: str, index: int, data: bytes) -> None:
+        """A retained chunk of a part arrived; empty bytes mean the broker's copy was cleared."""
+        self._tell(lambda: self._take_chunk(sha256, index, data))
+
+    def ran_well(self) -> None:
+        """The model in use has run for a while without killing the agent."""
+        self._tell(self._shelf.ran_well)
+
+    @property
+    def floor(self) -> int:
+        """Highest release number ever accepted."""
+        return self._shelf.state.floor
+
+    # -- the thread
+
+    def _tell(self, step: Callable[[], None], *, abandon: bool = True) -> None:
+        self._inbox.put(lambda: self._guard(step, abandon=abandon))
+
+    def _run(self) -> None:
+        lower_priority()
+        self._guard(self._boot)
+        while True:
+            try:
+                note = self._inbox.get(timeout=0.5)
+            except queue.Empty:
+                self._guard(self._nudge)
+                continue
+            if note is None:
+                return
+            note()
+
+    def _guard(self, step: Callable[[], None], *, abandon: bool = True) -> None:
+        """Run one step; an error is logged, counted and reported, and the model in use stays.
+
+        abandon: whether the error ends the pursuit of the wanted release; a bad plan from a stranger must not.
+        """
+        try:
+            step()
+        except HoneError as error:
+            self._errors[error.code] += 1
+            self._trouble(error, abandon)
+            if abandon and isinstance(error, ModelError) and self._failing:
+                self._shelf.fail(self._failing)
+        except OSError as error:
+            self._errors["disk"] += 1
+            self._trouble(error, abandon)
+
+    def _trouble(self, error: Exception, abandon: bool) -> None:
+        log.error("reload: %s", error)
+        self._failing = self._wanted
+        if not abandon:
+            self._set(reason=str(error))
+            return
+        self._drop_fetches()
+        self._wanted = 0
+        self._set(state="failed", release=self._failing, reason=str(error))
+
+    def _set(self, **fields: object) -> None:
+        values = {name: getattr(self.state, name) for name in ReloadState.__struct_fields__}
+        self.state = ReloadState(**{**values, **fields})
+        self._changed()
+
+    # -- steps
+
+    def _boot(self) -> None:
+        """Start with the release on disk, or with the one before when that one cannot be loaded."""
+        for _ in range(2):
+            kept = self._shelf.to_start()
+            if kept is None:
+                return
+            try:
+                self._began = self._clock.monotonic()
+                self._swap(kept)
+            except ModelError as error:
+                self._errors[error.code] += 1
+                log.error("release %d on disk: %s", kept.release, error)
+                self._shelf.change(current=self._shelf.state.previous, previous=None, starts=0)
+            else:
+                return
+
+    def _reader(self) -> Reader:
+        return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
+
+    def _take_plan(self, data: bytes) -> None:
+        plan = open_signed(data, PLAN_TYPE, Plan, self._reader())
+        check_number("plan", plan.number, self._shelf.state.plan_floor)
+        if plan.number > self._shelf.state.plan_floor:
+            self._shelf.change(plan_floor=plan.number)
+        self._plan = plan
+        self._follow()
+
+    def _take_desired(self, data: bytes) -> None:
+        desired = open_signed(data, DESIRED_TYPE, Desired, self._reader())
+        check_number("desired", desired.number, self._shelf.state.desired_floor)
+        self._shelf.change(desired_floor=desired.number, desired=desired.release)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Go after the release that the exception or the plan names, unless it runs already or failed here."""
+        number = self._shelf.state.desired or (self._plan.release_for(self._camera) if self._plan else None)
+        running = self._engine.running
+        if number is None or number == self._wanted:
+            return
+        if running is not None and running.release == number:
+            if self._wanted:
+                self._drop_fetches()
+                self._wanted = 0
+                self._set(state="running", release=number, percent=100.0, reason="")
+            return
+        check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        self._drop_fetches()
+        self._wanted, self._manifest = number, None
+        self._began = self._heard = self._clock.monotonic()
+        self._set(state="fetching", release=number, percent=0.0, reason="")
+        self._bus.subscribe([topics.release(self._project, number)])
+
+    def _take_manifest(self, number: int, data: bytes) -> None:
+        if number != self._wanted or self._manifest is not None or not data:
+            return
+        manifest = open_signed(data, RELEASE_TYPE, Manifest, self._reader())
+        if manifest.number != number:
+            raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
+        check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        self._bus.unsubscribe([topics.release(self._project, number)])
+        self._manifest = manifest
+        self._heard = self._clock.monotonic()
+        self._fetches = {
+            part.sha256: _Fetch(part) for part in manifest.model.parts().values() if not self._shelf.has(part)
+        }
+        self._advance()
+
+    def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
+        fetch = self._fetches.get(sha256)
+        if fetch is None or index not in fetch.asked or not data:
+            return
+        self._bus.unsubscribe([topics.blob(sha256, index)])
+        fetch.asked.discard(index)
+        fetch.chunks[index] = data
+        self._heard = self._clock.monotonic()
+        if not fetch.missing():
+            try:
+                self._shelf.write(fetch.part, b"".join(one for one in fetch.chunks if one is not None))
+            except PartError:
+                if fetch.tries >= MAX_TRIES:
+                    raise
+                # The broker's copy is damaged, not the release: have the hub publish the part anew.
+                self._errors["part"] += 1
+                fetch.again()
+                self._bus.publish(
+                    topics.want(self._camera), encode(Want(sha256=sha256, ranges=to_ranges(fetch.missing())))
+                )
+            else:
+                del self._fetches[sha256]
+        self._advance()
+
+    def _advance(self) -> None:
+        """Ask for the next chunks; when nothing is missing any more, verify and swap."""
+        if self._manifest is None:
+            return
+        if self._fetches:
+            sizes = {part.sha256: part.size for part in self._manifest.model.parts().values()}
+            left = sum(len(one.missing()) * one.part.chunk_size for one in self._fetches.values())
+            self._set(percent=round(max(0.0, 100.0 * (1 - left / max(1, sum(sizes.values())))), 1))
+            fetch = next(iter(self._fetches.values()))
+            room = WINDOW - len(fetch.asked)
+            fresh = [one for one in fetch.missing() if one not in fetch.asked][:room]
+            fetch.asked.update(fresh)
+            self._bus.subscribe([topics.blob(fetch.part.sha256, one) for one in fresh])
+            return
+        manifest, self._manifest = self._manifest, None
+        self._set(state="verifying", percent=100.0)
+        self._swap(Kept(release=manifest.number, model=manifest.model))
+        self._shelf.change(floor=max(self._shelf.state.floor, manifest.number))
+        self._shelf.adopt(Kept(release=manifest.number, model=manifest.model))
+        self._wanted = 0
+
+    def _swap(self, kept: Kept) -> None:
+        """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
+        model, cosine, difference = self._build(kept.model)
+        if not self._engine.offer(Running(kept.release, model), SWAP_TIMEOUT):
+            raise PartError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
+        took = (self._clock.monotonic() - self._began) * 1000
+        log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)
+        self._set(
+            state="running",
+            release=kept.release,
+            percent=100.0,
+            reason="",
+            last_ms=round(took, 1),
+            swap_ms=round(self._engine.swap_ms, 3),
+            cosine=cosine,
+            difference=difference,
+        )
+
+    def _build(self, spec: ModelSpec) -> tuple[Model, float, float]:
+        """A checked model, with the golden check's worst cosine and probability difference."""
+        golden = decode_golden(self._shelf.read(spec.golden))
+        parts = {}
+        for name, part in (("backbone", spec.backbone), ("head", spec.head)):
+            parts[name] = Part(self._shelf.read(part), name=name, threads=self._threads)
+        model = Model(parts["backbone"], parts["head"], spec.classes, spec.preprocess)
+        model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
+        result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)
+        return model, result.worst_cosine, result.worst_difference
+
+    def _nudge(self) -> None:
+        """Nothing came for a while although we wait: ask the hub to publish it anew."""
+        now = self._clock.monotonic()
+        if not self._wanted or now - self._heard < PATIENCE:
+            return
+        self._heard = now
+        if self._manifest is None:
+            want = Want(project=self._project, release=self._wanted)
+            self._bus.publish(topics.want(self._camera), encode(want))
+        for fetch in self._fetches.values():
+            if fetch.asked:
+                want = Want(sha256=fetch.part.sha256, ranges=to_ranges(fetch.asked))
+                self._bus.publish(topics.want(self._camera), encode(want))
+
+    def _drop_fetches(self) -> None:
+        """Stop waiting for whatever was on its way; complete parts stay on the shelf."""
+        for fetch in self._fetches.values():
+            self._bus.unsubscribe([topics.blob(fetch.part.sha256, one) for one in fetch.asked])
+        self._fetches = {}
+        if self._wanted:
+            self._bus.unsubscribe([topics.release(self._project, self._wanted)])
+        self._manifest = None

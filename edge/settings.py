@@ -1,0 +1,103 @@
+"""The camera's settings: one frozen object, read from edge.toml and passed in. Paths are relative to the file."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from shared.config import load
+from shared.errors import ConfigError
+from shared.ids import check_camera, check_name
+from shared.mqtt import MqttSettings
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where frames come from.
+
+    source: a folder of images, read once in order of name; a folder with `watch = true`, into which another program
+    drops files; a device number such as "0"; or a URL or video file that OpenCV opens. fps: pace of a folder. queue:
+    frames that may wait for the model before the oldest is dropped. raw: how frames without a file of their own are
+    kept. jpeg_quality: for raw = "jpeg".
+    """
+
+    source: str
+    watch: bool = False
+    fps: Annotated[float, Meta(gt=0, le=1000)] = 10.0
+    queue: Annotated[int, Meta(ge=1, le=1000)] = 4
+    raw: Literal["png", "jpeg"] = "png"
+    jpeg_quality: Annotated[int, Meta(ge=1, le=100)] = 92
+
+
+class TriageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which frames become events.
+
+    low_score: a frame whose best probability is below this is an event. audit: share of all frames taken at random,
+    whatever the model says. duplicate: cosine to one of the last `remember` events above which a frame is not one.
+    """
+
+    low_score: Share = 0.8
+    audit: Share = 0.01
+    duplicate: Annotated[float, Meta(ge=0, le=1.01)] = 0.995
+    remember: Annotated[int, Meta(ge=0, le=10000)] = 64
+
+
+class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The disk queue. limit_mb: hard limit (MiB). quarantine_mb: for refused files (MiB). chunk_kb: size of a chunk."""
+
+    limit_mb: Annotated[int, Meta(ge=1)] = 512
+    quarantine_mb: Annotated[int, Meta(ge=0)] = 32
+    chunk_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything. camera: `site/camera`. root_key: public root key of the hub, hex (`hone-hub keys` prints it).
+
+    state: folder for spool and models. threads: of the model. report_s: seconds between two reports. clock: "trusted"
+    when the system clock is known to be right, "auto" to ask the system.
+    """
+
+    camera: str
+    project: str
+    root_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    capture: CaptureSettings
+    state: str = "state"
+    threads: Annotated[int, Meta(ge=1, le=64)] = 1
+    report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
+    clock: Literal["auto", "trusted"] = "auto"
+    mqtt: MqttSettings = MqttSettings()
+    triage: TriageSettings = TriageSettings()
+    spool: SpoolSettings = SpoolSettings()
+
+    @property
+    def state_folder(self) -> Path:
+        """Folder of spool and models."""
+        return Path(self.state)
+
+
+def read(path: Path) -> EdgeSettings:
+    """Read and check edge.toml; relative folders and files are taken from the file's own folder. ConfigError."""
+    settings = load(path, EdgeSettings)
+    check_camera(settings.camera)
+    check_name(settings.project, "project name")
+    base = path.resolve().parent
+    capture = settings.capture
+    if "://" not in capture.source and not capture.source.isdigit():
+        source = base / capture.source
+        if not source.exists():
+            raise ConfigError(
+                "capture.source does not exist", subject=str(source), remedy="Give a folder, a device number or a URL"
+            )
+        capture = msgspec.structs.replace(capture, source=str(source))
+    if capture.watch and not Path(capture.source).is_dir():
+        raise ConfigError("capture.watch needs a folder as source", subject=str(path))
+
+    def place(name: str) -> str:
+        return str(base / name) if name else ""
+
+    # The user name is the camera's name: the broker's access list goes by it.
+    names = {key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")}
+    mqtt = msgspec.structs.replace(settings.mqtt, username=settings.mqtt.username or settings.camera, **names)
+    return msgspec.structs.replace(settings, capture=capture, state=place(settings.state), mqtt=mqtt)

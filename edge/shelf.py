@@ -1,0 +1,124 @@
+"""The camera's shelf of models on disk: parts by their hash, what was accepted, and which release to start with.
+
+`state.json` is replaced atomically. A release is counted as started before it is loaded and as good once it ran; one
+that was started MAX_STARTS times without ever being good is left for the one before.
+"""
+
+import logging
+from pathlib import Path
+
+import msgspec
+
+from shared.errors import PartError
+from shared.files import TMP, sha256_hex, write_atomic
+from shared.manifest import ModelSpec, PartSpec
+
+log = logging.getLogger(__name__)
+MAX_STARTS = 3
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that is complete on disk."""
+
+    release: int
+    model: ModelSpec
+
+
+class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
+    """floor: highest release number ever accepted; plan_floor, desired_floor: of plans and exceptions.
+
+    failed: release numbers that are not tried again. starts: of `current` since it was last known to be good.
+    """
+
+    floor: int = 0
+    plan_floor: int = 0
+    desired_floor: int = 0
+    desired: int = 0
+    current: Kept | None = None
+    previous: Kept | None = None
+    failed: list[int] = []
+    starts: int = 0
+
+
+class Shelf:
+    """Parts and state in one folder; used by the reload thread alone, `floor` and `current` by anyone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._parts = folder / "parts"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "state.json"
+        for leftover in self._parts.glob(f"*{TMP}"):
+            leftover.unlink()
+        try:
+            self.state = msgspec.json.decode(self._file.read_bytes(), type=ShelfState)
+        except FileNotFoundError:
+            self.state = ShelfState()
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("%s is damaged (%s); starting without a model, releases are accepted anew", self._file, error)
+            self._file.replace(self._file.with_suffix(".damaged"))
+            self.state = ShelfState()
+
+    def change(self, **fields: object) -> None:
+        """Replace fields of the state, durably."""
+        self.state = msgspec.structs.replace(self.state, **fields)
+        write_atomic(self._file, msgspec.json.encode(self.state))
+
+    def has(self, part: PartSpec) -> bool:
+        """Whether a part is complete on disk, by name and size; `read` checks the hash."""
+        path = self._parts / part.sha256
+        return path.is_file() and path.stat().st_size == part.size
+
+    def read(self, part: PartSpec) -> bytes:
+        """The bytes of a part; PartError (and the file is removed) when they do not have its hash."""
+        path = self._parts / part.sha256
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PartError(f"cannot be read ({error.strerror})", subject=f"model part {part.sha256[:12]}") from error
+        if sha256_hex(data) != part.sha256:
+            path.unlink()
+            raise PartError("is damaged on disk and is fetched again", subject=f"model part {part.sha256[:12]}")
+        return data
+
+    def write(self, part: PartSpec, data: bytes) -> None:
+        """Keep a part; PartError when the bytes do not have its hash or size."""
+        if len(data) != part.size or sha256_hex(data) != part.sha256:
+            raise PartError(
+                f"has other bytes ({len(data)}) than the manifest says", subject=f"model part {part.sha256[:12]}"
+            )
+        write_atomic(self._parts / part.sha256, data)
+
+    def fail(self, release: int) -> None:
+        """Never try this release again; the last 100 are remembered."""
+        self.change(failed=[*(one for one in self.state.failed if one != release), release][-100:])
+
+    def adopt(self, kept: Kept) -> None:
+        """This release runs now; the one before is kept to go back to, parts of older ones are deleted."""
+        before = self.state.current if self.state.current and self.state.current.release != kept.release else None
+        self.change(current=kept, previous=before or self.state.previous, starts=0)
+        used = {
+            part.sha256
+            for one in (self.state.current, self.state.previous)
+            if one is not None
+            for part in one.model.parts().values()
+        }
+        for path in self._parts.iterdir():
+            if path.name not in used:
+                path.unlink()
+
+    def to_start(self) -> Kept | None:
+        """What to load on boot, counting the start; goes back to the previous release after MAX_STARTS bad ones."""
+        state = self.state
+        if state.current is not None and state.starts >= MAX_STARTS:
+            log.error("release %d never ran well in %d starts; going back", state.current.release, state.starts)
+            self.fail(state.current.release)
+            self.change(current=state.previous, previous=None, starts=0)
+        if self.state.current is not None:
+            self.change(starts=self.state.starts + 1)
+        return self.state.current
+
+    def ran_well(self) -> None:
+        """The current release has proven that it does not kill the agent."""
+        if self.state.starts:
+            self.change(starts=0)
