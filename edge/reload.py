@@ -17,12 +17,12 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from edge.infer import Engine, Running
 from edge.priority import lower_priority
+from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
 from shared import topics
 from shared.bus import Bus
@@ -85,30 +85,26 @@ class Reload:
 
     def __init__(
         self,
-        camera: str,
-        project: str,
-        root: str,
-        folder: Path,
+        settings: EdgeSettings,
+        *,
         bus: Bus,
         engine: Engine,
         clock: Clock,
         errors: Counter[str],
-        *,
         clock_trusted: Callable[[], bool],
-        threads: int = 1,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._camera = camera
-        self._project = project
-        self._root = root
+        self._camera = settings.camera
+        self._project = settings.project
+        self._root = settings.root_key
+        self._threads = settings.threads
         self._bus = bus
         self._engine = engine
         self._clock = clock
         self._errors = errors
         self._clock_trusted = clock_trusted
-        self._threads = threads
         self._changed = changed
-        self._shelf = Shelf(folder)
+        self._shelf = Shelf(settings.state_folder / "models")
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._plan: Plan | None = None

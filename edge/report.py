@@ -60,6 +60,7 @@ class Reporting:
     def __init__(
         self,
         settings: EdgeSettings,
+        *,
         boot: str,
         bus: Bus,
         clock: Clock,

@@ -35,6 +35,7 @@ class Sending:
         self._sender = Sender()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="send", daemon=True)
+        spool.watch(self.evicted)
         self._held: tuple[str, bytes, int] | None = None  # id, bytes and chunk size of the image being sent
 
     def start(self) -> None:

@@ -37,25 +37,17 @@ class _Entry:
 class Spool:
     """Events on disk; safe to use from several threads.
 
-    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files. gone: is
-    told ids that were evicted. Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
+    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files. Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        limit: int,
-        quarantine_limit: int,
-        gone: Callable[[str], None] = lambda _id: None,
-    ) -> None:
+    def __init__(self, folder: Path, *, limit: int, quarantine_limit: int) -> None:
         self._folder = folder
         self._limit = limit
         self._quarantine = folder / "quarantine"
         self._quarantine_limit = quarantine_limit
         self._torn_folder = folder / "torn"
         self._journal = folder / "journal.jsonl"
-        self._gone = gone
+        self._gone: Callable[[str], None] = lambda _event_id: None
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}
         self._bytes = 0
@@ -68,6 +60,10 @@ class Spool:
             self._recover()
         except OSError as error:
             raise SpoolError(f"cannot be used ({error.strerror})", subject=str(folder)) from error
+
+    def watch(self, gone: Callable[[str], None]) -> None:
+        """Have `gone` told the id of every event that leaves without being stored or refused."""
+        self._gone = gone
 
     # -- in
 
