@@ -37,7 +37,8 @@ class _Entry:
 class Spool:
     """Events on disk; safe to use from several threads.
 
-    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files. Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
+    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files.
+    Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
     """
 
     def __init__(self, folder: Path, *, limit: int, quarantine_limit: int) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -49,16 +50,17 @@ def export_backbone(cache: Path, how: Preprocess) -> bytes:
 
 
 def export_head(head: Head) -> bytes:
-    """A .tflite from embedding float32 [1, dims] to calibrated probabilities [1, classes]; ModelError if not finite.
+    """A .tflite from embedding float32 [1, dims] to calibrated probabilities [1, classes]; ModelError if unfit.
 
     FULLY_CONNECTED with the temperature folded in, then SOFTMAX; byte for byte the same for the same head.
     """
-    weights = (head.weights / head.temperature).astype("<f4")
-    bias = (head.bias / head.temperature).astype("<f4")
-    if not (head.temperature > 0 and np.isfinite(weights).all() and np.isfinite(bias).all()):
-        raise ModelError("has weights or a temperature that are not finite", subject="head", remedy="Train again")
-    if weights.ndim != 2 or bias.shape != weights.shape[:1]:
-        raise ModelError(f"weights {weights.shape} do not fit bias {bias.shape}", subject="head")
+    if head.weights.ndim != 2 or head.bias.shape != head.weights.shape[:1]:
+        raise ModelError(f"weights {head.weights.shape} do not fit bias {head.bias.shape}", subject="head")
+    if not (math.isfinite(head.temperature) and head.temperature > 0):
+        raise ModelError(f"has temperature {head.temperature}, must be above 0", subject="head", remedy="Train again")
+    weights, bias = ((numbers / head.temperature).astype("<f4") for numbers in (head.weights, head.bias))
+    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+        raise ModelError("has weights that are not finite", subject="head", remedy="Train again")
     return _linear_softmax(weights.tobytes(), bias.tobytes(), head.classes, head.dims)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from hub.store import Store
 from hub.tables import Embedding, Image, Label
@@ -199,7 +200,7 @@ class Desk:
         order = choose(margins([one.scores for one in images]), rows, known, count)
         return [image_id for one in order if (image_id := images[one].id) is not None]
 
-    def _waiting(self):  # type: ignore[no-untyped-def]
+    def _waiting(self) -> SelectOfScalar[Image]:
         return select(Image).where(
             Image.project == self._project,
             Image.split == "pool",

@@ -27,7 +27,8 @@ class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is taken from cameras. cameras: the accepted ones as `site/camera`; empty accepts all that the broker lets in.
+    """What is taken from cameras. cameras: the accepted ones as `site/camera`; empty accepts all that
+    the broker lets in.
 
     image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). batch_ms: longest wait of a group
     commit. batch: most images in one.

@@ -164,7 +164,8 @@ class Release(SQLModel, table=True):
 class Rollout(SQLModel, table=True):
     """The way of one release through the fleet. stage: canary, everyone, done. state: running, held, superseded.
 
-    cameras: the canaries. since: when the stage began. plan: the bytes on `hone/plan/{project}`.
+    cameras: the canaries. forgiven: cameras that may fail, by an operator's word. since: when the stage began.
+    plan: the bytes on `hone/plan/{project}`.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -175,6 +176,7 @@ class Rollout(SQLModel, table=True):
     state: str = "running"
     reason: str = ""
     cameras: list[str] = Field(default_factory=list, sa_type=JSON)
+    forgiven: list[str] = Field(default_factory=list, sa_type=JSON)
     since: datetime = Field(sa_type=UtcDateTime)
     healthy_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
     plan_number: int = 0

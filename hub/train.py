@@ -7,14 +7,12 @@
 3. Fit the temperature on those same out-of-fold predictions (Guo et al. 2017, arXiv:1706.04599), then fit the
    weights on everything. The holdout is never seen here.
 
-The fit works in the row space of the data, where an L2-penalised optimum lies (representer theorem): 350 images
-of 1280 dimensions are a problem of 350 unknowns a class.
+The fit works in the row space of the data, where an L2-penalised optimum lies (representer theorem): it is cheap.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +23,10 @@ from numpy.typing import NDArray
 from hub.head import Head
 from shared.errors import TrainError
 
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
+AnyLabels = NDArray[np.integer[Any]]
 
 _TEMPERATURES = (0.1, 10.0)  # beyond these a small out-of-fold sample says nothing
 
@@ -88,16 +88,14 @@ class Trained:
 
 
 def train_head(
-    embeddings: NDArray[np.float32],
-    labels: NDArray[np.integer[Any]],
-    classes: int,
-    settings: TrainSettings,
-    progress: Callable[[Progress], None],
+    embeddings: Floats, labels: AnyLabels, classes: int, settings: TrainSettings, progress: Callable[[Progress], None]
 ) -> Trained:
     """Train on float32 [n, dims] and int [n] in 0..classes-1, repeatable bit by bit; TrainError says what lacks.
 
     `progress` is called after each fit, in this thread; what it raises ends the run.
     """
+    import torch
+
     begin = time.perf_counter()
     x, y = _checked(embeddings, labels, classes, settings)
     folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
@@ -105,15 +103,17 @@ def train_head(
     steps = folds * len(strengths) + 1
     side = _folds(y, folds, np.random.default_rng(settings.seed))
     held_out = np.zeros((len(strengths), len(y), classes))
-    with _threads(settings.threads):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(settings.threads)  # more are slower on problems this small, and far worse when shared
+    try:
         for fold in range(folds):
             inside, outside = side != fold, side == fold
             fits = _Problem(x[inside], y[inside], classes, settings).fit(strengths)
-            for number, fit in enumerate(fits):
-                logits = x[outside] @ fit.weights.T + fit.bias
+            for number, (weights, bias, _) in enumerate(fits):
+                logits = x[outside] @ weights.T + bias
                 held_out[number, outside] = logits
-                step = fold * len(strengths) + number + 1
                 loss = _log_loss(logits, y[outside], settings.class_balanced)
+                step = fold * len(strengths) + number + 1
                 progress(Progress(step, steps, loss, _auc(logits, y[outside])))
         tried = tuple(
             Strength(l2, _log_loss(logits, y, settings.class_balanced), _auc(logits, y))
@@ -121,12 +121,14 @@ def train_head(
         )
         best = min(range(len(tried)), key=lambda number: tried[number].log_loss)
         temperature = _temperature(held_out[best], y, settings.class_balanced)
-        *_, final = _Problem(x, y, classes, settings).fit(strengths[: best + 1])
+        *_, (weights, bias, losses) = _Problem(x, y, classes, settings).fit(strengths[: best + 1])
+    finally:
+        torch.set_num_threads(threads)
     loss = _log_loss(held_out[best] / temperature, y, settings.class_balanced)
     progress(Progress(steps, steps, loss, tried[best].auc))
     return Trained(
-        head=Head(final.weights.astype(np.float32), final.bias.astype(np.float32), temperature),
-        losses=final.losses,
+        head=Head(weights.astype(np.float32), bias.astype(np.float32), temperature),
+        losses=losses,
         l2=strengths[best],
         tried=tried,
         oof_auc=tried[best].auc,
@@ -137,11 +139,8 @@ def train_head(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    weights: Doubles  # [classes, dims], on embeddings as they come
-    bias: Doubles  # [classes]
-    losses: tuple[float, ...]
+_Fit = tuple[Doubles, Doubles, tuple[float, ...]]
+"""weights [classes, dims] and bias [classes] for embeddings as they come; the objective at each step."""
 
 
 class _Problem:
@@ -155,17 +154,13 @@ class _Problem:
         z = (x - self._mean) / self._scale
         length = math.sqrt(float((z**2).sum(axis=1).mean()))
         if not length > 0:
-            raise TrainError(
-                f"all {len(x)} embeddings are the same", subject="training set", remedy="Check the backbone"
-            )
+            raise _unfit(f"all {len(x)} embeddings are the same", "Check the backbone")
         self._scale *= length
         z /= length
         self._basis, r = np.linalg.qr(z.T)  # z == r.T @ basis.T, basis orthonormal [dims, min(dims, n)]
-        self._z = np.ascontiguousarray(r.T)
-        self._y = y
+        self._z, self._y = np.ascontiguousarray(r.T), y
         self._weight = _weights(y, classes, settings.class_balanced)
-        self._classes = classes
-        self._max_iterations = settings.max_iterations
+        self._classes, self._max_iterations = classes, settings.max_iterations
 
     def fit(self, strengths: list[float]) -> Iterator[_Fit]:
         """Minimise weighted cross-entropy + l2 / 2 * |weights|^2 by L-BFGS, each strength from the one before."""
@@ -177,14 +172,8 @@ class _Problem:
         b = torch.zeros(self._classes, dtype=torch.float64, requires_grad=True)
         for l2 in strengths:
             losses: list[float] = []
-            optimizer = torch.optim.LBFGS(
-                [w, b],
-                max_iter=self._max_iterations,
-                tolerance_grad=1e-6,
-                tolerance_change=1e-10,
-                history_size=20,
-                line_search_fn="strong_wolfe",
-            )
+            stop: dict[str, Any] = {"max_iter": self._max_iterations, "tolerance_grad": 1e-6, "tolerance_change": 1e-10}
+            optimizer = torch.optim.LBFGS([w, b], **stop, history_size=20, line_search_fn="strong_wolfe")
 
             def objective(optimizer: Any = optimizer, l2: float = l2, losses: list[float] = losses) -> torch.Tensor:
                 optimizer.zero_grad()
@@ -198,38 +187,30 @@ class _Problem:
             if not math.isfinite(losses[-1]):
                 raise TrainError(f"the loss became {losses[-1]} at L2 strength {l2}", subject="training")
             weights = (w.detach().numpy() @ self._basis.T) / self._scale
-            yield _Fit(weights, b.detach().numpy() - weights @ self._mean, tuple(losses))
+            yield weights, b.detach().numpy() - weights @ self._mean, tuple(losses)
 
 
-def _checked(
-    embeddings: NDArray[np.float32], labels: NDArray[np.integer[Any]], classes: int, settings: TrainSettings
-) -> tuple[Doubles, Labels]:
+def _checked(embeddings: Floats, labels: AnyLabels, classes: int, settings: TrainSettings) -> tuple[Doubles, Labels]:
     """The arrays in double precision, or TrainError."""
-    wrong = "training set"
     if not settings.l2 or min(settings.l2) <= 0 or settings.folds < 2 or settings.max_iterations < 1:
-        raise TrainError("needs L2 strengths above 0, 2 folds, 1 iteration", subject="training settings")
+        raise TrainError("must have L2 strengths above 0, 2 folds, 1 iteration", subject="training settings")
     if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise TrainError(f"embeddings {embeddings.shape} do not fit labels {labels.shape}", subject=wrong)
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
-        raise TrainError(
-            f"{len(bad)} of {len(embeddings)} embeddings are not finite, the first is number {bad[0]}",
-            subject=wrong,
-            remedy="Embed these images again",
-        )
+        raise _unfit(f"embeddings {embeddings.shape} do not fit labels {labels.shape}")
+    if len(bad := np.flatnonzero(~np.isfinite(embeddings).all(axis=1))):
+        text = f"{len(bad)} of {len(embeddings)} embeddings are not finite, the first is number {bad[0]}"
+        raise _unfit(text, "Embed these images again")
     if classes < 2:
-        raise TrainError(f"needs 2 classes, the project has {classes}", subject=wrong, remedy="Add a class")
-    if len(labels) and (labels.min() < 0 or labels.max() >= classes):
-        raise TrainError(f"labels {labels.min()} to {labels.max()} of {classes} classes", subject=wrong)
+        raise _unfit(f"needs 2 classes, the project has {classes}", "Add a class")
+    if ((labels < 0) | (labels >= classes)).any():
+        raise _unfit(f"labels {labels.min()} to {labels.max()} of {classes} classes")
     counts = np.bincount(labels.astype(np.int64), minlength=classes)
-    few = [f"class {number} has {count}" for number, count in enumerate(counts) if count < 2]
-    if few:
-        raise TrainError(
-            f"every class needs at least 2 labelled images: {', '.join(few)}",
-            subject=wrong,
-            remedy="Label more, or remove the class",
-        )
+    if few := ", ".join(f"class {number} has {count}" for number, count in enumerate(counts) if count < 2):
+        raise _unfit(f"every class needs at least 2 labelled images: {few}", "Label more, or remove the class")
     return embeddings.astype(np.float64), labels.astype(np.int64)
+
+
+def _unfit(what: str, remedy: str = "") -> TrainError:
+    return TrainError(what, subject="training set", remedy=remedy)
 
 
 def _folds(y: Labels, folds: int, rng: np.random.Generator) -> Labels:
@@ -251,43 +232,25 @@ def _weights(y: Labels, classes: int, balanced: bool) -> Doubles:
 
 def _log_loss(logits: Doubles, y: Labels, balanced: bool) -> float:
     """Cross-entropy in nats of float64 [n, classes]."""
-    top = logits.max(axis=1)
-    total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    losses = total - logits[np.arange(len(y)), y]
-    return float(_weights(y, logits.shape[1], balanced) @ losses)
+    from scipy.special import log_softmax
+
+    return float(-_weights(y, logits.shape[1], balanced) @ log_softmax(logits, axis=1)[np.arange(len(y)), y])
 
 
 def _auc(logits: Doubles, y: Labels) -> float:
     """Area under the ROC curve, in [0, 1]: of class 1, or the mean over one class against the rest."""
+    from scipy.special import softmax
     from sklearn.metrics import roc_auc_score
 
-    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances /= chances.sum(axis=1, keepdims=True)
     if logits.shape[1] == 2:
-        return float(roc_auc_score(y, chances[:, 1]))
-    return float(roc_auc_score(y, chances, multi_class="ovr", labels=np.arange(logits.shape[1])))
+        return float(roc_auc_score(y, logits[:, 1] - logits[:, 0]))
+    return float(roc_auc_score(y, softmax(logits, axis=1), multi_class="ovr"))
 
 
 def _temperature(logits: Doubles, y: Labels, balanced: bool) -> float:
     """The temperature > 0 that gives the least log-loss, within bounds that a tiny sample cannot leave."""
     from scipy.optimize import minimize_scalar
 
-    found = minimize_scalar(
-        lambda log: _log_loss(logits / math.exp(log), y, balanced),
-        bounds=(math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1])),
-        method="bounded",
-    )
+    bounds = (math.log(_TEMPERATURES[0]), math.log(_TEMPERATURES[1]))
+    found = minimize_scalar(lambda log: _log_loss(logits / math.exp(log), y, balanced), bounds=bounds, method="bounded")
     return math.exp(float(found.x))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads inside: more are slower on problems this small, and far worse when shared."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

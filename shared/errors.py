@@ -23,6 +23,7 @@
     ├── BrokerError          no broker, or it refused us
     ├── PortInUseError       an address that another program holds
     ├── TrainError           a run that cannot start or did not finish
+    │   └── RunCancelledError  a run that an operator, or another process, took away
     └── LabelError           a label that names no image or no class
 
 An error says what happened, to what, and what to do. `code` is the short, stable name under which it is counted.
@@ -133,6 +134,10 @@ class PortInUseError(HoneError):
 
 class TrainError(HoneError):
     """A run that cannot start or did not finish."""
+
+
+class RunCancelledError(TrainError):
+    """A run that an operator, or another process, took away."""
 
 
 class LabelError(HoneError):

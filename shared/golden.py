@@ -71,9 +71,7 @@ def decode(data: bytes) -> Golden:
     except (msgspec.DecodeError, RecursionError) as error:
         raise PartError(f"is damaged ({error})", subject=subject, remedy="Fetch it again") from error
     if len(golden.inputs) != len(golden.embeddings):
-        raise PartError(
-            f"has {len(golden.inputs)} inputs and {len(golden.embeddings)} embeddings", subject=subject
-        )
+        raise PartError(f"has {len(golden.inputs)} inputs and {len(golden.embeddings)} embeddings", subject=subject)
     for number in range(len(golden.embeddings)):
         size = len(golden.embeddings[number])
         if size != 4 * golden.dims:
@@ -99,9 +97,7 @@ def check(
     ImageError where an input cannot be decoded. Not a finite number counts as beyond every tolerance.
     """
     classes = len(model.classes)
-    if len(expected_probabilities) != len(golden.inputs) or any(
-        len(row) != classes for row in expected_probabilities
-    ):
+    if len(expected_probabilities) != len(golden.inputs) or any(len(row) != classes for row in expected_probabilities):
         raise GoldenError(
             f"the manifest must name {len(golden.inputs)} x {classes} probabilities, it names "
             f"{len(expected_probabilities)} x {sorted({len(row) for row in expected_probabilities})}",

@@ -1,0 +1,372 @@
+"""The daemon: the hub's flow from top to bottom. Only this file knows the order of the steps.
+
+collect -> verify -> label -> train -> export -> evaluate -> release -> rollout
+                              `------- a run, in its own process ------'
+"""
+
+import importlib.metadata
+import logging
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+from sqlmodel import col, select
+
+from hub import keys, release, rollout
+from hub.collect import Collector
+from hub.label import Desk
+from hub.registry import Registry
+from hub.run import labels_now
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.tables import Release, Rollout, Run
+from hub.verify import Verifier
+from hub.web.actions import HubState
+from shared import topics
+from shared.bus import Message
+from shared.clock import Clock
+from shared.errors import HoneError, MessageError, TrainError
+from shared.ids import boot_id
+from shared.litert import Part
+from shared.manifest import ModelSpec
+from shared.messages import HubStatus, Reported, Status, Want, decode, encode
+from shared.mqtt import PahoBus
+from shared.topics import CameraTopic
+
+log = logging.getLogger(__name__)
+TICK_S = 0.5
+MAX_ATTEMPTS = 2
+
+
+class Daemon:
+    """One hub: threads for collecting, verifying and publishing, and this loop for everything slow.
+
+    config: path of the file that `settings` came from; runs, in their own processes, read it again.
+    """
+
+    def __init__(self, settings: HubSettings, config: Path, store: Store, clock: Clock) -> None:
+        self._settings = settings
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._boot = boot_id()
+        self._project = settings.project.name
+        self._errors: Counter[str] = Counter()
+        self._keys = keys.load(settings.state_folder / "keys")
+        will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
+        self._bus = PahoBus(settings.mqtt, client_id=f"hone-hub-{settings.name}", will=will)
+        self._registry = Registry(store, clock)
+        self._collector = Collector(settings, self._boot, store=store, bus=self._bus, clock=clock, errors=self._errors)
+        self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
+        self._publisher = release.Publisher(store, self._bus, self._project, clock)
+        self.desk = Desk(store, self._project, settings.project.classes, clock)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run_id = 0
+        self._embedder: tuple[str, Part] | None = None
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # commands of the page against the loop
+        self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
+
+    def start(self) -> None:
+        """Start every thread; the broker may come later."""
+        self._registry.start()
+        self._collector.start()
+        self._verifier.start()
+        self._publisher.start()
+        self._bus.subscribe(topics.COLLECT_ALL)
+        self._bus.start(self)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every thread and the run, if one is under way; it is taken up again at the next start."""
+        self._stopping.set()
+        self._thread.join(10)
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+        self._verifier.stop()
+        self._collector.stop()
+        self._publisher.stop()
+        self._bus.stop([(topics.hub_status(self._settings.name), encode(HubStatus(online=False, boot=self._boot)))])
+        self._registry.flush()
+
+    # -- the bus; called in its thread
+
+    def connected(self) -> None:
+        """The broker has us: it may have lost what was retained."""
+        self._publisher.everything()
+        log.info("connected to the broker")
+
+    def disconnected(self, reason: str) -> None:
+        """The broker is gone; the bus goes on trying."""
+        log.warning("disconnected from the broker (%s)", reason)
+
+    def message(self, message: Message) -> None:
+        """A message of a camera: to the step it is for; one that means nothing is counted and logged."""
+        try:
+            self._dispatch(message)
+        except HoneError as error:
+            self._errors[error.code] += 1
+            log.warning("%s", error)
+
+    def _dispatch(self, message: Message) -> None:
+        topic = topics.parse(message.topic)
+        if not isinstance(topic, CameraTopic):
+            self._collector.message(message)
+            return
+        match topic.leaf:
+            case "status":
+                if message.payload:
+                    self._registry.status(topic.camera, decode(message.payload, Status, subject=message.topic))
+                self._collector.message(message)
+            case "event":
+                self._collector.message(message)
+            case "reported":
+                if message.payload:
+                    self._registry.reported(topic.camera, decode(message.payload, Reported, subject=message.topic))
+            case "want":
+                self._publisher.want(decode(message.payload, Want, subject=message.topic))
+            case _:
+                raise MessageError("is not for the hub", subject=message.topic)
+
+    # -- the loop
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(TICK_S):
+            for step in (self._registry.flush, self._supervise, self._retrain, self._release_better, self._roll_out):
+                try:
+                    with self._lock:
+                        step()
+                except HoneError as error:
+                    self._errors[error.code] += 1
+                    log.error("%s: %s", step.__name__.strip("_"), error)
+
+    def _backbone(self) -> tuple[str, Part] | None:
+        """The backbone of the newest release, to embed with."""
+        with self._store.read() as session:
+            newest = session.exec(
+                select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
+            ).first()
+        if newest is None:
+            return None
+        sha256 = msgspec.convert(newest.model, ModelSpec).backbone.sha256
+        if self._embedder is None or self._embedder[0] != sha256:
+            self._embedder = (sha256, Part(self._store.blobs.read(sha256), name="backbone"))
+        return self._embedder
+
+    def _supervise(self) -> None:
+        """One run at a time, each in its own process; one whose process died is tried again, then failed."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._end_cancelled()
+                return
+            code, self._process = self._process.returncode, None
+            self._settle(code)
+        with self._store.read() as session:
+            run = session.exec(
+                select(Run)
+                .where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
+                .order_by(col(Run.id))
+            ).first()
+        if run is None or run.id is None:
+            return
+        if run.state == "running" and run.lease_until is not None and run.lease_until > self._clock.utc():
+            return  # another hub's process has it
+        with self._store.write() as session:
+            run.attempts += 1
+            if run.attempts > MAX_ATTEMPTS:
+                run.state, run.ended_at = "failed", self._clock.utc()
+                run.error = run.error or f"its process ended {MAX_ATTEMPTS} times without a result; see the hub's log"
+            session.add(run)
+        if run.state != "failed":
+            log.info("run %d starts: %s", run.id, run.why)
+            command = [sys.executable, "-m", "hub", "train", "--config", str(self._config), "--run", str(run.id)]
+            self._process = subprocess.Popen(command)
+            self._run_id = run.id
+
+    def _settle(self, code: int) -> None:
+        """The run's process ended."""
+        with self._store.write() as session:
+            run = session.get(Run, self._run_id)
+            if run is None:
+                return
+            log.info("run %d ended: %s %s", self._run_id, run.state, run.verdict or run.error)
+            if run.state == "running":
+                run.error = f"its process ended with status {code}"
+                run.lease_until = None
+                session.add(run)
+
+    def _end_cancelled(self) -> None:
+        with self._store.read() as session:
+            run = session.get(Run, self._run_id)
+        if run is not None and run.state == "cancelled" and self._process is not None:
+            self._process.terminate()
+
+    def _retrain(self) -> None:
+        """The retrain policy: so many new labels since the last run."""
+        every = self._settings.retrain.every_labels
+        if not every:
+            return
+        with self._store.read() as session:
+            last = session.exec(select(Run).where(Run.project == self._project).order_by(col(Run.id).desc())).first()
+        if last is None or last.state in ("queued", "running"):
+            return
+        new = labels_now(self._store, self._project) - last.labels
+        if new >= every:
+            self._queue_run(f"{new} new labels")
+
+    def _release_better(self) -> None:
+        """Release what the last run made, if it was proven better, or is the first."""
+        if not self._settings.retrain.auto_release:
+            return
+        with self._store.read() as session:
+            run = session.exec(
+                select(Run).where(Run.project == self._project, Run.state == "done").order_by(col(Run.id).desc())
+            ).first()
+            if run is None or run.verdict not in ("better", "first"):
+                return
+            released = session.exec(select(Release).where(Release.run_id == run.id)).first()
+            newest = session.exec(
+                select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
+            ).first()
+        if released is None and run.against == (newest.number if newest else 0):
+            self._release(run, f"automatic: {run.reason}")
+
+    def _release(self, run: Run, note: str) -> int:
+        """Sign, number, begin the rollout and publish."""
+        model = release.model_of(run, self._settings.project.classes, self._settings.project.preprocess, self._store)
+        cameras = self._registry.cameras(self._project)
+        now, days = self._clock.utc(), self._settings.rollout.days
+        with self._store.write() as session:
+            row = release.create(session, run, model, self._keys, now=now, days=days, note=note)
+            before = session.exec(
+                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
+            ).first()
+            previous = 0
+            if before is not None:
+                # What everyone runs meanwhile: the last release that got past its canaries.
+                previous = before.release if before.stage in ("everyone", "done") else before.previous
+                if before.stage != "done":
+                    before.state = "superseded"
+                    session.add(before)
+            progress = rollout.begin(row.number, previous, cameras, self._settings.rollout, now)
+            target = Rollout(project=self._project, release=row.number, since=now)
+            _save(target, progress)
+            release.sign_plan(session, target, rollout.groups(progress), self._keys, now=now, days=days)
+        log.info("release %d: run %d, %d bytes, %d of them new", row.number, run.id or 0, row.size, row.new_bytes)
+        self._publisher.everything()
+        return row.number
+
+    def _roll_out(self) -> None:
+        """Move the rollout on, and renew the plan's signature at half time."""
+        cameras = self._registry.cameras(self._project)
+        now, days = self._clock.utc(), self._settings.rollout.days
+        with self._store.write() as session:
+            target = session.exec(
+                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
+            ).first()
+            if target is None:
+                return
+            before = _load(target)
+            after = rollout.step(before, cameras, self._settings.rollout, now)
+            stale = target.plan_expires is not None and (target.plan_expires - now).days < days / 2
+            if after == before and not stale:
+                return
+            if after.stage != before.stage or after.held != before.held:
+                log.info("rollout of release %d: %s, %s", after.release, after.stage, after.reason)
+            _save(target, after)
+            fresh = stale or rollout.groups(after) != rollout.groups(before)
+            if fresh:
+                release.sign_plan(session, target, rollout.groups(after), self._keys, now=now, days=days)
+            session.add(target)
+        if fresh:
+            self._publisher.everything()
+
+    # -- commands of the page (hub.web.actions)
+
+    def state(self) -> HubState:
+        """How the daemon is right now."""
+        return HubState(
+            broker=self._bus.online,
+            boot=self._boot,
+            errors=dict(self._errors),
+            up=self._bus.sent,
+            down=self._bus.received,
+            version=importlib.metadata.version("hone"),
+        )
+
+    def start_run(self, why: str) -> int:
+        """Queue a training run; TrainError when one is under way already."""
+        with self._lock:
+            return self._queue_run(why)
+
+    def _queue_run(self, why: str) -> int:
+        with self._store.write() as session:
+            busy = session.exec(
+                select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
+            ).first()
+            if busy is not None:
+                raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
+            run = Run(project=self._project, why=why, created_at=self._clock.utc(), step="waiting to start")
+            session.add(run)
+            session.flush()
+        return run.id or 0
+
+    def cancel_run(self, run_id: int) -> None:
+        """Cancel a queued or running run."""
+        with self._lock, self._store.write() as session:
+            run = session.get(Run, run_id)
+            if run is None or run.state not in ("queued", "running"):
+                raise TrainError(
+                    "cannot be cancelled" if run else "does not exist",
+                    subject=f"run {run_id}",
+                    remedy=f"It is {run.state}" if run else "",
+                )
+            run.state, run.ended_at, run.step = "cancelled", self._clock.utc(), "cancelled"
+            session.add(run)
+
+    def release_run(self, run_id: int, note: str) -> int:
+        """Release the model of a finished run; returns the release number."""
+        with self._lock:
+            with self._store.read() as session:
+                run = session.get(Run, run_id)
+            if run is None:
+                raise TrainError("does not exist", subject=f"run {run_id}")
+            return self._release(run, note)
+
+    def resume_rollout(self) -> None:
+        """Let a held rollout go on."""
+        cameras = self._registry.cameras(self._project)
+        with self._lock, self._store.write() as session:
+            target = session.exec(
+                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
+            ).first()
+            if target is None or target.state != "held":
+                raise TrainError("there is no held rollout", subject=f"project {self._project}")
+            _save(target, rollout.resume(_load(target), cameras, self._clock.utc()))
+            session.add(target)
+
+
+def _load(row: Rollout) -> rollout.Progress:
+    stage: rollout.Stage = "done" if row.stage == "done" else "canary" if row.stage == "canary" else "everyone"
+    return rollout.Progress(
+        release=row.release,
+        previous=row.previous,
+        stage=stage,
+        since=row.since,
+        canaries=tuple(row.cameras),
+        held=row.state == "held",
+        reason=row.reason,
+        healthy_since=row.healthy_since,
+        forgiven=tuple(row.forgiven),
+    )
+
+
+def _save(row: Rollout, progress: rollout.Progress) -> None:
+    row.release, row.previous, row.stage = progress.release, progress.previous, progress.stage
+    row.since, row.healthy_since, row.reason = progress.since, progress.healthy_since, progress.reason
+    row.cameras, row.forgiven = list(progress.canaries), list(progress.forgiven)
+    row.state = "held" if progress.held else "running"

@@ -1,0 +1,254 @@
+"""Probabilities and labels of held-out images -> how good a model is, and whether another one is better.
+
+Every interval is a 95 % percentile interval of a bootstrap stratified by class (Efron and Tibshirani 1993, ch. 13):
+each resample draws as many images of every class as there are, so that AUC always exists. Two models are compared on
+the same resamples. A resample is kept as counts of images, so that 1000 of them are a few matrix products.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import LabelError, ModelError
+
+Doubles = NDArray[np.float64]
+Labels = NDArray[np.int64]
+AnyLabels = NDArray[np.integer[Any]]
+Probabilities = NDArray[np.float32] | Doubles
+
+_ECE_BINS = 15
+_CELLS = 4_000_000  # resamples x images held at once: 32 MB an array
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """A measured value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One class: how many images have it; recall, precision, F1 in [0, 1], None where nothing defines them."""
+
+    n: int
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """How good a model is on n held-out images; shares in [0, 1].
+
+    balanced_accuracy: mean recall of the classes that occur. auc: of class 1, or with more classes the mean over one
+    class against the rest; None where only one occurs. f1: mean over classes. confusion: [label][predicted] counts.
+    ece: expected calibration error of the best class, 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599).
+    """
+
+    n: int
+    accuracy: Interval
+    balanced_accuracy: Interval
+    auc: Interval | None
+    f1: float
+    ece: float
+    classes: list[ClassResult]
+    confusion: list[list[int]]
+
+
+Verdict = Literal["better", "same", "worse", "not enough data"]
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A new model against the old one on the same held-out images.
+
+    auc_gain, accuracy_gain: new less old, interval of the paired bootstrap; auc_gain is None where only one class
+    occurs. mcnemar_p: see `mcnemar`. fixed, broken: indices of images that only the new, or only the old model gets
+    right. reason: the verdict in plain words.
+    """
+
+    n: int
+    old_auc: float | None
+    new_auc: float | None
+    old_accuracy: float
+    new_accuracy: float
+    auc_gain: Interval | None
+    accuracy_gain: Interval
+    mcnemar_p: float
+    fixed: list[int]
+    broken: list[int]
+    verdict: Verdict
+    reason: str
+
+
+def evaluate(probabilities: Probabilities, labels: AnyLabels, bootstrap: int = 1000, seed: int = 0) -> Evaluation:
+    """Judge float [n, classes] against int labels [n]; LabelError or ModelError, whichever of them is broken."""
+    p, y = _checked(probabilities, labels)
+    classes = p.shape[1]
+    right = (predicted := p.argmax(axis=1)) == y
+    confusion = np.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    per_class = [_class_result(confusion, number) for number in range(classes)]
+    present = np.flatnonzero(np.bincount(y, minlength=classes))
+    accuracies, balanced, aucs = [], [], []
+    for counts in _resamples(y, bootstrap, seed):
+        accuracies.append(counts @ right / len(y))
+        recalls = [counts[:, y == label] @ right[y == label] / np.count_nonzero(y == label) for label in present]
+        balanced.append(np.mean(recalls, axis=0))
+        aucs.append(_auc(p, y, counts))
+    return Evaluation(
+        n=len(y),
+        accuracy=_interval(right.mean(), accuracies),
+        balanced_accuracy=_interval(np.mean([right[y == label].mean() for label in present]), balanced),
+        auc=_interval(_auc(p, y)[0], aucs) if len(present) > 1 else None,
+        f1=float(np.mean([one.f1 for one in per_class if one.f1 is not None])),
+        ece=_calibration_error(p.max(axis=1), right),
+        classes=per_class,
+        confusion=confusion.tolist(),
+    )
+
+
+def compare(
+    old_probabilities: Probabilities,
+    new_probabilities: Probabilities,
+    labels: AnyLabels,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    min_per_class: int = 20,
+) -> Comparison:
+    """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
+
+    better: the whole interval of the AUC gain lies above 0; worse: below 0. Without `min_per_class` images of every
+    class the verdict is "not enough data", whatever the numbers.
+    """
+    old, y = _checked(old_probabilities, labels)
+    new, _ = _checked(new_probabilities, labels)
+    if old.shape != new.shape:
+        raise ModelError(f"has {new.shape[1]} classes, the old one {old.shape[1]}", subject="new model")
+    counts_of = np.bincount(y, minlength=old.shape[1])
+    old_right, new_right = old.argmax(axis=1) == y, new.argmax(axis=1) == y
+    difference = new_right.astype(np.float64) - old_right
+    fixed, broken = np.flatnonzero(difference > 0), np.flatnonzero(difference < 0)
+    accuracies, gains = [], []
+    for counts in _resamples(y, bootstrap, seed):
+        accuracies.append(counts @ difference / len(y))
+        gains.append(_auc(new, y, counts) - _auc(old, y, counts))
+    several = np.count_nonzero(counts_of) > 1
+    old_auc, new_auc = (float(_auc(p, y)[0]) if several else None for p in (old, new))
+    gain = _interval(new_auc - old_auc, gains) if old_auc is not None and new_auc is not None else None
+    verdict, reason = _verdict(gain, old_auc, new_auc, counts_of, min_per_class)
+    return Comparison(
+        n=len(y),
+        old_auc=old_auc,
+        new_auc=new_auc,
+        old_accuracy=float(old_right.mean()),
+        new_accuracy=float(new_right.mean()),
+        auc_gain=gain,
+        accuracy_gain=_interval(difference.mean(), accuracies),
+        mcnemar_p=mcnemar(len(fixed), len(broken)),
+        fixed=fixed.tolist(),
+        broken=broken.tolist(),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """Exact two-sided p that chance alone splits fixed + broken so unevenly (McNemar 1947); 1 if both are 0."""
+    throws, ways, tail = fixed + broken, 1, 1
+    for k in range(1, min(fixed, broken) + 1):
+        ways = ways * (throws - k + 1) // k
+        tail += ways
+    return float(min(1.0, 2 * tail / 2**throws))
+
+
+def _verdict(
+    gain: Interval | None, old: float | None, new: float | None, counts: Labels, minimum: int
+) -> tuple[Verdict, str]:
+    rare = int(counts.argmin())
+    if gain is None or counts[rare] < minimum:
+        return "not enough data", f"class {rare} has {counts[rare]} held-out images, every class needs {minimum}"
+    measured = (
+        f"on {counts.sum()} held-out images AUC went from {old:.3f} to {new:.3f}: "
+        f"{gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
+    )
+    if gain.low > 0 or gain.high < 0:
+        return ("better", f"{measured}, all above 0") if gain.low > 0 else ("worse", f"{measured}, all below 0")
+    return "same", f"{measured}: it contains 0, so chance may explain the difference"
+
+
+def _checked(probabilities: Probabilities, labels: AnyLabels) -> tuple[Doubles, Labels]:
+    """Both arrays in full precision, or LabelError or ModelError."""
+    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if p.ndim != 2 or p.shape[1] < 2:
+        raise ModelError(f"must be [n, 2 or more], are {p.shape}", subject="probabilities")
+    if y.shape != p.shape[:1] or not np.issubdtype(y.dtype, np.integer):
+        raise LabelError(f"must be {p.shape[0]} integers, are {y.dtype} {y.shape}", subject="held-out labels")
+    if len(y) == 0:
+        raise LabelError("there are none", subject="held-out labels", remedy="Label images of the holdout")
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise LabelError(f"range from {y.min()} to {y.max()} for {p.shape[1]} classes", subject="held-out labels")
+    if not (np.isfinite(p).all() and (p >= 0).all() and np.allclose(p.sum(axis=1), 1, atol=1e-3)):
+        raise ModelError("must be finite, 0 or more, and sum to 1 for each image", subject="probabilities")
+    return p, y.astype(np.int64)
+
+
+def _resamples(y: Labels, resamples: int, seed: int) -> Iterator[Doubles]:
+    """How often each image is drawn, in blocks of float64 [some resamples, n]; the same for the same y and seed."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _CELLS // len(y))
+    for begin in range(0, resamples, block):
+        size = min(block, resamples - begin)
+        counts = np.zeros((size, len(y)))
+        for label in np.unique(y):
+            members = np.flatnonzero(y == label)
+            counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=size)
+        yield counts
+
+
+def _auc(p: Doubles, y: Labels, counts: Doubles | None = None) -> Doubles:
+    """AUC for each row of counts, float64 [rows], or of the sample itself [1]; NaN where one class is missing."""
+    if counts is None:
+        counts = np.ones((1, len(y)))
+    if p.shape[1] == 2:
+        return _binary_auc(p[:, 1], y == 1, counts)
+    present = [label for label in range(p.shape[1]) if 0 < np.count_nonzero(y == label) < len(y)]
+    if not present:
+        return np.full(len(counts), np.nan)
+    return np.asarray(np.mean([_binary_auc(p[:, label], y == label, counts) for label in present], axis=0))
+
+
+def _binary_auc(scores: Doubles, positive: NDArray[np.bool_], counts: Doubles) -> Doubles:
+    """P(score of a positive > of a negative) + P(equal) / 2, weighted: the rank formula (Mann and Whitney 1947)."""
+    if positive.all() or not positive.any():
+        return np.full(len(counts), np.nan)
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # of each run of equal scores
+    up = np.add.reduceat(counts[:, order] * positive[order], starts, axis=1)
+    down = np.add.reduceat(counts[:, order] * ~positive[order], starts, axis=1)
+    below = np.cumsum(down, axis=1) - down
+    return np.asarray((up * (below + down / 2)).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1)))
+
+
+def _interval(value: float, blocks: list[Doubles]) -> Interval:
+    low, high = np.percentile(np.concatenate(blocks), (2.5, 97.5))
+    return Interval(value=float(value), low=float(low), high=float(high))
+
+
+def _class_result(confusion: Labels, number: int) -> ClassResult:
+    hit, labelled, predicted = confusion[number, number], confusion[number].sum(), confusion[:, number].sum()
+    return ClassResult(
+        n=int(labelled),
+        recall=float(hit / labelled) if labelled else None,
+        precision=float(hit / predicted) if predicted else None,
+        f1=float(2 * hit / (labelled + predicted)) if labelled + predicted else None,
+    )
+
+
+def _calibration_error(confidence: Doubles, right: NDArray[np.bool_]) -> float:
+    """Mean of |accuracy - confidence| over bins of (0, 1/15], ..., (14/15, 1], weighted by their images."""
+    bins = np.clip(np.ceil(confidence * _ECE_BINS).astype(int) - 1, 0, _ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=_ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))

@@ -1,0 +1,101 @@
+"""Registry: the cameras that were heard of and what they report, and the numbers that only grow.
+
+Reports come often and from many; they are kept in memory and written together by `flush`.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import msgspec
+from sqlmodel import Session, col, select, update
+
+from hub.store import Store
+from hub.tables import Camera, Number
+from shared.clock import Clock
+from shared.messages import Reported, Status
+
+
+@dataclass(frozen=True, slots=True)
+class CameraView:
+    """What a rollout needs to know of a camera. reload, reason: state of its last reload and why it failed."""
+
+    name: str
+    online: bool
+    release: int
+    reload: str
+    reload_release: int
+    reason: str
+
+
+class Registry:
+    """Safe to use from several threads."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._status: dict[str, Status] = {}
+        self._reported: dict[str, Reported] = {}
+
+    def start(self) -> None:
+        """Nobody is online until the broker says so."""
+        with self._store.write() as session:
+            session.exec(update(Camera).values(online=False))
+
+    def status(self, camera: str, status: Status) -> None:
+        """A camera came or went."""
+        with self._lock:
+            self._status[camera] = status
+
+    def reported(self, camera: str, reported: Reported) -> None:
+        """A camera said how it is."""
+        with self._lock:
+            self._reported[camera] = reported
+
+    def flush(self) -> None:
+        """Write what came since the last time, in one transaction."""
+        with self._lock:
+            status, self._status = self._status, {}
+            reported, self._reported = self._reported, {}
+        if not status and not reported:
+            return
+        now = self._clock.utc()
+        with self._store.write() as session:
+            for name in status.keys() | reported.keys():
+                camera = session.get(Camera, name) or Camera(name=name, first_seen=now, last_seen=now)
+                if one := status.get(name):
+                    camera.online = one.online
+                    camera.boot = one.boot or camera.boot
+                    camera.last_seen = now
+                if report := reported.get(name):
+                    camera.project = report.project
+                    camera.release = report.release
+                    camera.floor = report.floor
+                    camera.reported = msgspec.to_builtins(report)
+                    camera.last_seen = max(camera.last_seen, report.time) if camera.online else report.time
+                session.add(camera)
+
+    def cameras(self, project: str) -> list[CameraView]:
+        """The cameras of a project, by name."""
+        with self._store.read() as session:
+            rows = session.exec(select(Camera).where(Camera.project == project).order_by(col(Camera.name))).all()
+        return [
+            CameraView(
+                name=row.name,
+                online=row.online,
+                release=row.release,
+                reload=str(row.reported.get("reload", {}).get("state", "idle")),
+                reload_release=int(row.reported.get("reload", {}).get("release", 0)),
+                reason=str(row.reported.get("reload", {}).get("reason", "")),
+            )
+            for row in rows
+        ]
+
+
+def next_number(session: Session, name: str, *, above: int = 0) -> int:
+    """The next number under a name, higher than every one before and than `above`; part of the caller's transaction."""
+    row = session.get(Number, name) or Number(name=name)
+    row.value = max(row.value, above) + 1
+    session.add(row)
+    session.flush()
+    return row.value

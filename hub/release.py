@@ -1,0 +1,218 @@
+"""Release: give a model a number, sign it, and put it with its parts on retained topics."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlmodel import Session, col, func, select
+
+from hub.keys import Keys
+from hub.registry import next_number
+from hub.store import Store
+from hub.tables import Camera, Release, Rollout, Run
+from shared import topics
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.errors import TrainError
+from shared.files import chunks
+from shared.golden import Tolerances
+from shared.manifest import (
+    PLAN_TYPE,
+    RELEASE_TYPE,
+    Group,
+    Manifest,
+    ModelSpec,
+    PartSpec,
+    Plan,
+    seal,
+)
+from shared.messages import Want
+from shared.preprocess import Preprocess
+
+log = logging.getLogger(__name__)
+IN_FLIGHT = 1 << 20
+"""Bytes of retained chunks that the broker may owe us an acknowledgement for."""
+
+
+def model_of(run: Run, classes: Sequence[str], how: Preprocess, store: Store) -> ModelSpec:
+    """The model that a finished run made; TrainError when the run has none."""
+    if run.state != "done" or not run.parts:
+        raise TrainError(f"is {run.state} and has no model", subject=f"run {run.id}", remedy="Release a finished run")
+    parts = {name: PartSpec(sha256=one, size=store.blobs.path(one).stat().st_size) for name, one in run.parts.items()}
+    return ModelSpec(
+        backbone=parts["backbone"],
+        head=parts["head"],
+        golden=parts["golden"],
+        classes=list(classes),
+        preprocess=how,
+        golden_probabilities=run.golden_probabilities,
+        tolerances=Tolerances(),
+    )
+
+
+def create(
+    session: Session, run: Run, model: ModelSpec, keys: Keys, *, now: datetime, days: int, note: str = ""
+) -> Release:
+    """Number and sign a release of a run's model, as part of the caller's transaction.
+
+    The number is above every one ever used and above every one that a camera reports (after a restore from backup).
+    """
+    project = run.project
+    seen = session.exec(select(func.max(Camera.floor)).where(Camera.project == project)).one() or 0
+    number = next_number(session, f"release/{project}", above=seen)
+    before = session.exec(
+        select(Release).where(Release.project == project).order_by(col(Release.number).desc())
+    ).first()
+    known = {part["sha256"] for name, part in (before.model if before else {}).items() if name in model.parts()}
+    expires = now + timedelta(days=days)
+    manifest = Manifest(
+        number=number,
+        created=now,
+        expires=expires,
+        project=project,
+        model=model,
+        replaces=before.number if before else 0,
+        note=note,
+    )
+    envelope = seal(manifest, RELEASE_TYPE, keys.signer, keys.delegation)
+    release = Release(
+        project=project,
+        number=number,
+        run_id=run.id,
+        created_at=now,
+        expires_at=expires,
+        model=msgspec.to_builtins(model),
+        envelope=envelope,
+        note=note,
+        size=sum(part.size for part in model.parts().values()) + len(envelope),
+        new_bytes=sum(part.size for part in model.parts().values() if part.sha256 not in known) + len(envelope),
+    )
+    session.add(release)
+    session.flush()
+    return release
+
+
+def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Keys, *, now: datetime, days: int) -> None:
+    """Give a rollout's present groups a new plan number and signature, as part of the caller's transaction."""
+    number = next_number(session, f"plan/{rollout.project}")
+    plan = Plan(
+        number=number,
+        created=now,
+        expires=now + timedelta(days=days),
+        project=rollout.project,
+        stage=rollout.stage,
+        groups=groups,
+    )
+    rollout.plan_number = number
+    rollout.plan_expires = plan.expires
+    rollout.plan = seal(plan, PLAN_TYPE, keys.signer, keys.delegation)
+    session.add(rollout)
+
+
+class Publisher:
+    """Puts releases, parts and plans on retained topics, in a thread of its own, at the broker's pace."""
+
+    def __init__(self, store: Store, bus: Bus, project: str, clock: Clock) -> None:
+        self._store = store
+        self._bus = bus
+        self._project = project
+        self._clock = clock
+        self._work = threading.Event()
+        self._stop = threading.Event()
+        self._wanted: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+        self._everything = False
+        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        self._work.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def everything(self) -> None:
+        """Publish all retained state that is in use: a release was made, or the broker may have lost it."""
+        with self._lock:
+            self._everything = True
+        self._work.set()
+
+    def want(self, want: Want) -> None:
+        """A camera misses retained messages: publish them again, if a release in use names them."""
+        with self._lock:
+            if want.release is not None:
+                self._everything = True
+            if want.sha256 is not None:
+                for first, last in want.ranges:
+                    # Clipped: a stranger may ask for any number of chunks.
+                    self._wanted.update((want.sha256, index) for index in range(first, min(last, first + 4096) + 1))
+        self._work.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._work.wait(1.0)
+            self._work.clear()
+            with self._lock:
+                everything, self._everything = self._everything, False
+                wanted, self._wanted = self._wanted, set()
+            if everything:
+                self._publish_all()
+            elif wanted:
+                self._publish_chunks(wanted)
+
+    def _in_use(self) -> tuple[list[Release], Rollout | None]:
+        """Releases that the latest plan names, and the rollout it belongs to."""
+        with self._store.read() as session:
+            rollout = session.exec(
+                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
+            ).first()
+            if rollout is None:
+                return [], None
+            numbers = [rollout.release, rollout.previous]
+            releases = session.exec(
+                select(Release).where(Release.project == self._project, col(Release.number).in_(numbers))
+            ).all()
+            return list(releases), rollout
+
+    def _publish_all(self) -> None:
+        """Parts first, manifests then, the plan last: whoever reads the plan finds the rest."""
+        releases, rollout = self._in_use()
+        published: set[str] = set()
+        for release in releases:
+            for part in msgspec.convert(release.model, ModelSpec).parts().values():
+                if part.sha256 not in published:
+                    published.add(part.sha256)
+                    for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):
+                        if not self._publish(topics.blob(part.sha256, index), chunk):
+                            return
+            if not self._publish(topics.release(self._project, release.number), release.envelope):
+                return
+        if rollout is not None and rollout.plan:
+            self._publish(topics.plan(self._project), rollout.plan)
+
+    def _publish_chunks(self, wanted: set[tuple[str, int]]) -> None:
+        releases, _ = self._in_use()
+        specs = [part for one in releases for part in msgspec.convert(one.model, ModelSpec).parts().values()]
+        for part in {one.sha256: one for one in specs}.values():
+            indices = {index for sha256, index in wanted if sha256 == part.sha256}
+            if not indices:
+                continue
+            for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):
+                if index in indices and not self._publish(topics.blob(part.sha256, index), chunk):
+                    return
+
+    def _publish(self, topic: str, payload: bytes) -> bool:
+        """Publish retained, waiting while the broker owes acknowledgements; False when offline or stopping.
+
+        What was not published is published on the next connect, with everything else.
+        """
+        while self._bus.unacked > IN_FLIGHT:
+            if self._stop.wait(0.01):
+                return False
+        return self._bus.publish(topic, payload, retain=True)
