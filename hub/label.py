@@ -15,7 +15,7 @@ from shared.clock import Clock
 from shared.errors import LabelError
 
 SHORTLIST = 4
-"""The shortlist is so many times the batch; diversity is chosen within it."""
+"""The shortlist of unsure images is so many times the batch; diversity is chosen within it."""
 BATCH = 25
 
 
@@ -35,25 +35,28 @@ def margins(scores: Sequence[dict[str, float]]) -> NDArray[np.float32]:
 def choose(
     margin: NDArray[np.float32], embeddings: NDArray[np.float32], known: NDArray[np.float32], count: int
 ) -> list[int]:
-    """Pick `count` of n images to label: a shortlist by smallest margin, then greedy k-center among it.
+    """Pick `count` of n images to label: in turn the one farthest from all that is known, and the farthest of the unsure.
 
     margin: float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already. Returns indices,
-    first the one to ask first. k-center: Sener and Savarese, "Active Learning for CNNs: A Core-Set Approach", 2018.
+    first the one to ask first. The first half is greedy k-center (Sener and Savarese, "Active Learning for CNNs: A
+    Core-Set Approach", 2018) over all, the second the same within the SHORTLIST smallest margins: unsure ones alone
+    are a poor first batch, since a model that meets a new line is also wrong where it is sure.
     """
-    shortlist = np.argsort(margin, kind="stable")[: SHORTLIST * count]
-    points = _unit(embeddings[shortlist])
+    points = _unit(embeddings)
+    shortlist = np.zeros(len(points), bool)
+    shortlist[np.argsort(margin, kind="stable")[: SHORTLIST * count]] = True
     if len(known):
-        nearest = 1.0 - (points @ _unit(known).T).max(axis=1)
+        distance = 1.0 - (points @ _unit(known).T).max(axis=1)
     else:
-        nearest = np.full(len(points), 2.0, np.float32)
-        nearest[0:1] = 3.0  # the least sure one starts
+        distance = 2.0 - margin  # the least sure one starts
     chosen: list[int] = []
-    for _ in range(min(count, len(points))):
-        best = int(nearest.argmax())
+    for turn in range(min(count, len(points))):
+        open_ones = distance if turn % 2 == 0 else np.where(shortlist, distance, -1.0)
+        best = int((open_ones if open_ones.max() >= 0 else distance).argmax())
         chosen.append(best)
-        nearest = np.minimum(nearest, 1.0 - points @ points[best])
-        nearest[chosen] = -1.0
-    return [int(shortlist[one]) for one in chosen]
+        distance = np.minimum(distance, 1.0 - points @ points[best])
+        distance[chosen] = -1.0
+    return chosen
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

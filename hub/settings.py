@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from hub.train import TrainSettings
 from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
@@ -39,6 +38,24 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     partial_mb: Annotated[int, Meta(ge=1)] = 256
     batch_ms: Annotated[int, Meta(ge=0, le=5000)] = 20
     batch: Annotated[int, Meta(ge=1, le=1000)] = 64
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a head is trained.
+
+    l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
+    a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
+    class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the folds.
+    threads: that torch may use.
+    """
+
+    l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
+    folds: int = 5
+    max_iterations: int = 200
+    class_balanced: bool = True
+    shrinkage: float = 0.3
+    seed: int = 0
+    threads: int = 1
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hub.head import Head
+from hub.settings import TrainSettings
 from shared.errors import TrainError
 
 Floats = NDArray[np.float32]
@@ -29,24 +29,6 @@ Labels = NDArray[np.int64]
 AnyLabels = NDArray[np.integer[Any]]
 
 _TEMPERATURES = (0.1, 10.0)  # beyond these a small out-of-fold sample says nothing
-
-
-class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a head is trained.
-
-    l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
-    a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
-    class weighs the same, however many labels it has. shrinkage: see step 1. seed: of the folds.
-    threads: that torch may use.
-    """
-
-    l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
-    folds: int = 5
-    max_iterations: int = 200
-    class_balanced: bool = True
-    shrinkage: float = 0.3
-    seed: int = 0
-    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """How the daemon is. broker: connected to it. errors: counts by code since start. up, down: bytes of MQTT payload."""
+    """How the daemon is. broker: connected to it. errors: counts by code since start.
+    up, down: bytes of MQTT payload."""
 
     broker: bool
     boot: str

@@ -1,0 +1,265 @@
+"""hone-hub: the hub's program."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shared.clock import SystemClock
+from shared.errors import HoneError
+
+EPILOG = """\
+A first look, on this machine alone, with real images:      hone-hub demo
+A real hub, step by step:
+  hone-hub keys   --config hub.toml      make the keys; prints the root_key for the cameras
+  hone-hub broker --config hub.toml --camera SITE/NAME ...   write a mosquitto configuration
+  hone-hub import --config hub.toml --split train FOLDER     first images, a folder per class
+  hone-hub import --config hub.toml --split holdout FOLDER   images to prove releases on
+  hone-hub serve  --config hub.toml      collect, label page, retrain, release
+docs/operations.md has every key of hub.toml, and the systemd units.
+"""
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from hub.demo import Story, run
+
+    return run(
+        Story(
+            state=arguments.state,
+            seed=arguments.seed,
+            once=arguments.once,
+            label=arguments.label,
+            frames=arguments.frames,
+            port=arguments.port,
+        )
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import uvicorn
+
+    from hub.broker import check_port_free, free_port
+    from hub.daemon import Daemon
+    from hub.settings import find_config, read
+    from hub.store import open_store
+    from hub.web.app import create_app
+
+    config = find_config(arguments.config).resolve()
+    settings = read(config)
+    port = settings.web.port or free_port(settings.web.host)
+    check_port_free(settings.web.host, port)
+    clock, store = SystemClock(), open_store(settings)
+    daemon = Daemon(settings, config, store, clock)
+    app = create_app(settings, store, daemon.desk, daemon, clock)
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=settings.web.host, port=port, log_level="warning", timeout_graceful_shutdown=3)
+    )
+    # The main thread waits for signals; uvicorn's own handlers would end the page before the daemon.
+    page = threading.Thread(target=server.run, name="web", daemon=True)
+    stopping = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: stopping.set())
+    daemon.start()
+    page.start()
+    _say(f"hub {settings.name} of project {settings.project.name}: http://{settings.web.host}:{port}")
+    sys.stdout.flush()
+    while not stopping.wait(0.5):
+        if not page.is_alive():
+            logging.getLogger(__name__).error("the web page ended; stopping")
+            break
+    server.should_exit = True
+    daemon.stop()
+    page.join(5)
+    store.close()
+    return 0 if stopping.is_set() else 1
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from sqlmodel import col, select
+
+    from hub.run import execute
+    from hub.settings import find_config, read
+    from hub.store import open_store
+    from hub.tables import Run
+
+    settings = read(find_config(arguments.config))
+    clock, store = SystemClock(), open_store(settings)
+    run_id = arguments.run
+    if run_id is None:
+        with store.write() as session:
+            run = Run(project=settings.project.name, why=arguments.why, created_at=clock.utc())
+            session.add(run)
+            session.flush()
+            run_id = run.id
+    execute(settings, store, run_id, clock)
+    with store.read() as session:
+        run = session.exec(select(Run).where(col(Run.id) == run_id)).one()
+    auc = (run.evaluation.get("auc") or {}).get("value")
+    _say(f"run {run_id}: {run.verdict} ({run.reason})" + (f", AUC {auc:.3f} on the holdout" if auc else ""))
+    return 0
+
+
+def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str, object] | None) -> dict[str, object]:
+    """Ask the running hub; only it signs and publishes."""
+    import json
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    from hub.settings import find_config, read
+    from shared.errors import StoreError
+
+    settings = read(find_config(arguments.config))
+    url = f"http://{settings.web.host}:{settings.web.port}{path}"
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data=data, method=method, headers={"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urlopen(request, timeout=30) as answer:  # noqa: S310
+            result: dict[str, object] = json.load(answer)
+            return result
+    except HTTPError as error:
+        raise StoreError(json.load(error).get("message", str(error)), subject=path) from error
+    except (URLError, OSError) as error:
+        raise StoreError(f"no hub answers ({error})", subject=url, remedy="Start it: hone-hub serve") from error
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    answer = _page(arguments, "POST", "/api/releases", {"run": arguments.run, "note": arguments.note})
+    _say(f"release {answer['number']} is on its way")
+    return 0
+
+
+def _fsck(arguments: argparse.Namespace) -> int:
+    from hub.fsck import check
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    config = find_config(arguments.config)
+    store = open_store(read(config))
+    count = 0
+    for finding in check(store, deep=arguments.deep):
+        count += 1
+        _say(f"{finding.kind}: {finding.subject}: {finding.text}")
+    _say(f"{config}: {count} findings" if count else f"{config}: nothing found, rows and blobs agree")
+    return 1 if count else 0
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from hub.importer import import_folder
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    settings = read(find_config(arguments.config))
+    with Progress() as bar:
+        task = bar.add_task("importing", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        store = open_store(settings)
+        added, known = import_folder(settings, store, arguments.folder, arguments.split, SystemClock(), progress=show)
+    _say(f"{added} images added to {arguments.split}, {known} were there already")
+    return 0
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from hub import keys
+    from hub.settings import find_config, read
+
+    folder = read(find_config(arguments.config)).state_folder / "keys"
+    if not (folder / keys.DELEGATION).exists():
+        keys.make(folder, SystemClock())
+        _say(f"made keys in {folder}; move {keys.ROOT} to a safe place offline")
+    _say(f'root_key = "{keys.load(folder).root_public}"')
+    return 0
+
+
+def _broker(arguments: argparse.Namespace) -> int:
+    from hub import broker
+    from shared.ids import check_camera
+
+    cameras = [check_camera(one) for one in arguments.camera]
+    passwords = broker.new_passwords([broker.HUB_USER, broker.SCADA_USER, *cameras])
+    path = broker.write_configuration(arguments.folder, port=arguments.port, passwords=passwords, host=arguments.host)
+    _say(
+        f"wrote {path}; each account's password is in {arguments.folder / 'clear'}; start it with: mosquitto -c {path}"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hone-hub",
+        description="Hone's hub: collects the images that cameras are unsure about, has them labelled, retrains, "
+        "proves the gain and rolls the release out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str, *, config: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.set_defaults(run_command=run)
+        command.add_argument("--verbose", action="store_true", help="log every event")
+        if config:
+            command.add_argument(
+                "--config", type=Path, help="settings file (default: hub.toml, .hone/hub.toml or /etc/hone/hub.toml)"
+            )
+        return command
+
+    demo = add("demo", _demo, "the whole story on this machine: broker, hub, three cameras, real images", config=False)
+    demo.add_argument("--state", type=Path, default=Path(".hone"), help="folder for everything (default: .hone)")
+    demo.add_argument("--seed", type=int, default=0, help="which images go where (default: 0)")
+    demo.add_argument("--once", action="store_true", help="end after the story, write demo.json, exit 0 if all is well")
+    demo.add_argument("--label", choices=("script", "me"), default="script", help="who labels (default: script)")
+    demo.add_argument("--frames", type=int, default=0, help="frames of each camera (default: all there are)")
+    demo.add_argument("--port", type=int, default=0, help="port of the web page (default: a free one)")
+    add("serve", _serve, "run the hub: collect, verify, label page, retrain, release, roll out")
+    train = add("train", _train, "train once and evaluate against the release in use; does not release")
+    train.add_argument("--run", type=int, help="number of a queued run (default: a new one)")
+    train.add_argument("--why", default="by hand", help="a note on why")
+    release = add("release", _release, "release a finished run's model through the running hub")
+    release.add_argument("run", type=int, help="number of the run")
+    release.add_argument("--note", default="by hand", help="a note, kept with the release")
+    fsck = add("fsck", _fsck, "check that every row has its blob and every blob its row")
+    fsck.add_argument("--deep", action="store_true", help="read every blob and compute its hash")
+    images = add("import", _import, "import labelled images from a folder with a folder per class")
+    images.add_argument("folder", type=Path)
+    images.add_argument("--split", choices=("train", "holdout"), required=True, help="to learn from, or to prove on")
+    add("keys", _keys, "make the hub's keys if there are none, and print the root key for the cameras")
+    broker = add("broker", _broker, "write a mosquitto configuration with an account per camera", config=False)
+    broker.add_argument("--folder", type=Path, default=Path("broker"), help="where to (default: broker)")
+    broker.add_argument("--camera", action="append", default=[], metavar="SITE/NAME", help="a camera; repeat it")
+    broker.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    broker.add_argument("--port", type=int, default=1883, help="port (default: 1883)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status. Errors of ours end it with one clear line."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s",
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    run: Command = arguments.run_command
+    try:
+        return run(arguments)
+    except HoneError as error:
+        sys.stderr.write(f"hone-hub: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

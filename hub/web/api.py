@@ -1,0 +1,227 @@
+"""The JSON API. Reads come from `views`, decisions go to the label desk, commands to the daemon.
+
+Labels and undos may be repeated: a client that heard no answer sends the same again, and it counts once.
+"""
+
+from typing import Annotated, TypeVar
+
+import cv2
+import numpy as np
+from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi.responses import Response
+
+from hub.label import Desk
+from hub.store import Store
+from hub.tables import Label
+from hub.web.actions import Actions
+from hub.web.models import (
+    MAX_ID,
+    CameraView,
+    Done,
+    Fault,
+    Health,
+    ImageDetail,
+    ImagePage,
+    LabelAsk,
+    LabelView,
+    Number,
+    Overview,
+    QueueItem,
+    ReleaseAsk,
+    ReleaseView,
+    RunAsk,
+    RunDetail,
+    RunView,
+    SkipAsk,
+    UndoAsk,
+)
+from hub.web.views import State, Views
+from shared.errors import StoreError
+from shared.preprocess import Pixels, decode, encode_jpeg
+
+RowId = Annotated[int, Path(ge=1, le=MAX_ID)]
+Limit = Annotated[int, Query(ge=1, le=200)]
+Offset = Annotated[int, Query(ge=0, le=10_000_000)]
+Text = Annotated[str, Query(max_length=200)]
+TYPES = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "bmp": "image/bmp",
+    "gif": "image/gif",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+}
+FOREVER = {"cache-control": "public, max-age=31536000, immutable"}
+"""An image never changes: its row names it by its hash."""
+T = TypeVar("T")
+
+
+def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRouter:
+    """All paths under /api."""
+    api = APIRouter(prefix="/api", responses={code: {"model": Fault} for code in (404, 409, 422, 503)})
+
+    @api.get("/overview")
+    def overview() -> Overview:
+        """Everything that the front page shows."""
+        return views.overview()
+
+    @api.get("/health")
+    def health(response: Response) -> Health:
+        """200 when database and broker are there, 503 otherwise."""
+        state = actions.state()
+        try:
+            views.rollout()
+            database = True
+        except StoreError:
+            database = False
+        ok = database and state.broker
+        response.status_code = 200 if ok else 503
+        return Health(ok=ok, database=database, broker=state.broker, version=state.version)
+
+    @api.get("/cameras")
+    def cameras() -> list[CameraView]:
+        """All cameras, by name."""
+        return views.cameras()
+
+    @api.get("/cameras/{site}/{camera}")
+    def one_camera(site: str, camera: str) -> CameraView:
+        """One camera."""
+        return _found(views.camera(f"{site}/{camera}"), "camera")
+
+    @api.get("/images")
+    def images(
+        limit: Limit = 50,
+        offset: Offset = 0,
+        state: State | None = None,
+        label: Text = "",
+        split: Text = "",
+        camera: Text = "",
+    ) -> ImagePage:
+        """Stored images, the newest first. state: of the file, or where it stands in the label queue."""
+        return views.images(limit=limit, offset=offset, state=state, label=label, split=split, camera=camera)
+
+    @api.get("/images/{image}")
+    def one_image(image: RowId) -> ImageDetail:
+        """One image and its decisions."""
+        return _found(views.image(image), "image")
+
+    @api.get("/images/{image}/file", response_class=Response)
+    def file(image: RowId, width: Annotated[int | None, Query(ge=16, le=4096)] = None) -> Response:
+        """The bytes as the camera sent them; with `width` a JPEG that is no wider (pixels)."""
+        found = _found(views.image(image), "image")
+        data = store.blobs.read(found.sha256)
+        if width is not None:
+            return Response(shrink(data, width), media_type="image/jpeg", headers=FOREVER)
+        kind = TYPES.get(found.ext)
+        headers = FOREVER if kind else {**FOREVER, "content-disposition": "attachment"}
+        return Response(data, media_type=kind or "application/octet-stream", headers=headers)
+
+    @api.get("/queue")
+    def queue(
+        count: Annotated[int, Query(ge=1, le=50)] = 1,
+        exclude: Annotated[list[Annotated[int, Query(ge=1, le=MAX_ID)]] | None, Query(max_length=200)] = None,
+    ) -> list[QueueItem]:
+        """The next images to label, the most useful first. exclude: may be repeated; images that you have already."""
+        return views.queue(count, exclude or [])
+
+    @api.get("/labels")
+    def labels(limit: Limit = 50) -> list[LabelView]:
+        """The last decisions, the newest first."""
+        return views.labels(limit)
+
+    @api.post("/labels")
+    def label(ask: LabelAsk) -> LabelView:
+        """Label an image. The same label by the same operator again is answered with the one in force."""
+        _found(views.image(ask.image), "image")
+        now = views.standing(ask.image)
+        if now is not None and (now.kind, now.name, now.operator) == ("label", ask.name, ask.operator):
+            return now
+        return _view(desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds))
+
+    @api.post("/skips")
+    def skip(ask: SkipAsk) -> LabelView:
+        """Take an image off the queue without a class. Repeats as for labels."""
+        _found(views.image(ask.image), "image")
+        now = views.standing(ask.image)
+        if now is not None and (now.kind, now.operator) == ("skip", ask.operator):
+            return now
+        return _view(desk.skip(ask.image, operator=ask.operator))
+
+    @api.post("/undo")
+    def undo(ask: UndoAsk) -> LabelView:
+        """Take back an operator's last decision. With `label`: only if it is that one; again is answered the same."""
+        if ask.label is not None:
+            if (before := views.undone_by(ask.label)) is not None:
+                return before
+            if views.last_standing(ask.operator) != ask.label:
+                raise HTTPException(409, f"decision {ask.label} is not the last one of {ask.operator}")
+        return _view(desk.undo(operator=ask.operator))
+
+    @api.get("/runs")
+    def runs(limit: Limit = 50, offset: Offset = 0) -> list[RunView]:
+        """Runs, the newest first."""
+        return views.runs(limit, offset)
+
+    @api.post("/runs", status_code=201)
+    def start(ask: RunAsk) -> Number:
+        """Queue a run; 409 when one is under way."""
+        return Number(id=actions.start_run(ask.why))
+
+    @api.get("/runs/{run}")
+    def one_run(run: RowId) -> RunDetail:
+        """One run with curve, figures and settings."""
+        return _found(views.run(run), "run")
+
+    @api.post("/runs/{run}/cancel")
+    def cancel(run: RowId) -> Done:
+        """Cancel a run that is queued or running."""
+        if _found(views.run(run), "run").state not in ("queued", "running"):
+            raise HTTPException(409, f"run {run} has ended already")
+        actions.cancel_run(run)
+        return Done()
+
+    @api.get("/releases")
+    def releases(limit: Limit = 50, offset: Offset = 0) -> list[ReleaseView]:
+        """Releases, the newest first."""
+        return views.releases(limit, offset)
+
+    @api.post("/releases", status_code=201)
+    def release(ask: ReleaseAsk) -> Number:
+        """Release what a finished run made."""
+        if _found(views.run(ask.run), "run").state != "done":
+            raise HTTPException(409, f"run {ask.run} is not done")
+        return Number(id=actions.release_run(ask.run, ask.note))
+
+    @api.post("/rollout/resume")
+    def resume() -> Done:
+        """Let a held rollout go on."""
+        rollout = views.rollout()
+        if rollout is None or rollout.state != "held":
+            raise HTTPException(409, "no rollout is held")
+        actions.resume_rollout()
+        return Done()
+
+    return api
+
+
+def shrink(data: bytes, width: int) -> bytes:
+    """An image file as JPEG of at most `width` pixels across; ImageError when it cannot be decoded."""
+    pixels = decode(data)
+    high, wide = pixels.shape[:2]
+    if wide > width:
+        size = (width, max(1, round(high * width / wide)))
+        small: Pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return encode_jpeg(small, 88)
+    return encode_jpeg(pixels, 88)
+
+
+def _found(what: T | None, kind: str) -> T:
+    if what is None:
+        raise HTTPException(404, f"there is no such {kind}")
+    return what
+
+
+def _view(label: Label) -> LabelView:
+    return LabelView.model_validate({**label.model_dump(), "image": label.image_id})

@@ -1,0 +1,120 @@
+"""What a camera said -> how it stands: which release it should run, and its state in words. Pure."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from hub.tables import Camera, Rollout
+from hub.web.models import CameraStatus, CameraView, RolloutView
+from shared.messages import Reported
+
+
+def target(camera: str, rollout: Rollout | None) -> int:
+    """The release that a camera should run now; 0 when there is none yet."""
+    if rollout is None:
+        return 0
+    if rollout.stage == "canary" and camera not in rollout.cameras:
+        return rollout.previous
+    return rollout.release
+
+
+def camera_view(camera: Camera, rollout: Rollout | None) -> CameraView:
+    """A row and what it reported last; a report that cannot be read counts as none."""
+    said = _reported(camera)
+    wanted = target(camera.name, rollout)
+    status, words = _stands(camera, said, wanted)
+    base = CameraView(
+        name=camera.name,
+        online=camera.online,
+        first_seen=camera.first_seen,
+        last_seen=camera.last_seen,
+        release=camera.release,
+        target=wanted,
+        status=status,
+        words=words,
+    )
+    if said is None:
+        return base
+    return base.model_copy(
+        update={
+            "agent": said.agent,
+            "clock": said.clock,
+            "reported_at": said.time,
+            "fps": said.rates.fps,
+            "low_score": said.rates.low_score,
+            "infer_ms": said.rates.infer_ms,
+            "captured": said.frames.captured,
+            "frames_dropped": said.frames.dropped,
+            "spool_left": said.spool.left,
+            "spool_bytes": said.spool.bytes,
+            "spool_limit": said.spool.limit,
+            "spool_dropped": said.spool.dropped,
+            "spool_quarantined": said.spool.quarantined,
+            "reload": said.reload.state,
+            "reload_percent": said.reload.percent,
+            "swap_ms": said.reload.swap_ms,
+            "up": said.up,
+            "down": said.down,
+            "errors": said.errors,
+            "settings": said.settings,
+        }
+    )
+
+
+def rollout_view(rollout: Rollout, cameras: Iterable[Camera]) -> RolloutView:
+    """A rollout in words, with how many of the cameras it has reached."""
+    wanted = [one for one in cameras if rollout.stage != "canary" or one.name in rollout.cameras]
+    running = sum(one.release == rollout.release for one in wanted)
+    return RolloutView(
+        release=rollout.release,
+        previous=rollout.previous,
+        stage=rollout.stage,
+        state=rollout.state,
+        reason=rollout.reason,
+        cameras=rollout.cameras,
+        since=rollout.since,
+        running=running,
+        wanted=len(wanted),
+        words=_words(rollout, running, len(wanted)),
+    )
+
+
+def _reported(camera: Camera) -> Reported | None:
+    if not camera.reported:
+        return None
+    try:
+        return msgspec.convert(camera.reported, Reported)
+    except msgspec.ValidationError:
+        return None
+
+
+def _stands(camera: Camera, said: Reported | None, wanted: int) -> tuple[CameraStatus, str]:
+    if not camera.online:
+        return "offline", "Offline"
+    if said is None:
+        return "silent", "Online, nothing reported yet"
+    reload = said.reload
+    if reload.state == "failed":
+        kept = f"; keeps release {camera.release}" if camera.release else ""
+        return "failed", f"Release {reload.release} failed: {reload.reason or 'no reason given'}{kept}"
+    if reload.state in ("fetching", "verifying"):
+        doing = f"Fetching release {reload.release}, {reload.percent:.0f} %"
+        return "updating", doing if reload.state == "fetching" else f"Checking release {reload.release}"
+    if camera.release != wanted:
+        return "waiting", f"Waits for release {wanted}" if wanted else "Runs a model of its own"
+    return "current", f"Runs release {camera.release}" if camera.release else "Waits for a first release"
+
+
+def _words(rollout: Rollout, running: int, wanted: int) -> str:
+    number = rollout.release
+    if rollout.state == "superseded":
+        return f"Release {number} was replaced by a newer one."
+    if rollout.state == "held":
+        why = rollout.reason.rstrip(".") or "no reason given"
+        return f"Release {number} is held: {why}. No further camera gets it until you resume."
+    if rollout.stage == "canary":
+        rest = f"the others keep release {rollout.previous}" if rollout.previous else "the others wait"
+        return f"Release {number} proves itself on {', '.join(rollout.cameras) or 'the canaries'} first; {rest}."
+    if rollout.stage == "done":
+        return f"Release {number} is rolled out: {running} of {wanted} cameras run it."
+    return f"Release {number} goes to every camera: {running} of {wanted} run it."

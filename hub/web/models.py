@@ -1,0 +1,346 @@
+"""What the API answers and what the pages show: one set of frozen structs for both. Times are UTC, shares 0 to 1."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_ID = 2**53
+"""No row number is larger: it must survive a JavaScript number."""
+
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+Operator = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+class View(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Ask(BaseModel):
+    """Base of all requests: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(View):
+    """A measured value and its 95 % interval; without one, low and high repeat the value."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassFigures(View):
+    """One class on held-out images."""
+
+    name: str
+    n: int = 0
+    recall: float | None = None
+    precision: float | None = None
+    f1: float | None = None
+
+
+class Figures(View):
+    """How good a model is on n held-out images. confusion: [label][predicted] counts."""
+
+    n: int = 0
+    accuracy: Interval | None = None
+    balanced_accuracy: Interval | None = None
+    auc: Interval | None = None
+    f1: float | None = None
+    ece: float | None = None
+    classes: list[ClassFigures] = []
+    confusion: list[list[int]] = []
+
+
+class Gain(View):
+    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right."""
+
+    n: int = 0
+    auc_gain: Interval | None = None
+    accuracy_gain: Interval | None = None
+    mcnemar_p: float | None = None
+    fixed: int = 0
+    broken: int = 0
+    verdict: str = ""
+    reason: str = ""
+
+
+class RunView(View):
+    """One training. release: number of the release made of it; against: the release it was compared with."""
+
+    id: int
+    state: str
+    why: str
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    seconds: float | None
+    progress: float
+    step: str
+    labels: int
+    train_images: int
+    holdout_images: int
+    against: int
+    release: int | None
+    verdict: str
+    reason: str
+    error: str
+    before: Figures | None
+    evaluation: Figures | None
+    comparison: Gain | None
+
+
+class RunDetail(RunView):
+    """One training with all that was kept of it. curve: the loss at each step."""
+
+    attempts: int
+    snapshot: str
+    curve: list[float]
+    fit: dict[str, Any]
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+
+
+class RolloutView(View):
+    """The way of a release through the fleet, also in words. running: how many of `cameras_wanted` run it."""
+
+    release: int
+    previous: int
+    stage: str
+    state: str
+    reason: str
+    cameras: list[str]
+    since: datetime
+    running: int
+    wanted: int
+    words: str
+
+
+class ReleaseView(View):
+    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images."""
+
+    number: int
+    created_at: datetime
+    expires_at: datetime
+    run: int | None
+    note: str
+    size: int
+    new_bytes: int
+    cameras: int
+    verdict: str
+    before: Figures | None
+    after: Figures | None
+    rollout: RolloutView | None
+
+
+CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
+
+
+class CameraView(View):
+    """A camera. target: the release it should run now; status and words: how it stands; None: it has not said."""
+
+    name: str
+    online: bool
+    first_seen: datetime
+    last_seen: datetime
+    release: int
+    target: int
+    status: CameraStatus
+    words: str
+    agent: str | None = None
+    clock: str | None = None
+    reported_at: datetime | None = None
+    fps: float | None = None
+    low_score: float | None = None
+    infer_ms: float | None = None
+    captured: int | None = None
+    frames_dropped: int | None = None
+    spool_left: int | None = None
+    spool_bytes: int | None = None
+    spool_limit: int | None = None
+    spool_dropped: int | None = None
+    spool_quarantined: int | None = None
+    reload: str | None = None
+    reload_percent: float | None = None
+    swap_ms: float | None = None
+    up: int | None = None
+    down: int | None = None
+    errors: dict[str, int] = {}
+    settings: dict[str, str | int | float | bool] = {}
+
+
+class QueueItem(View):
+    """An image that waits for a label. url: what a browser can show."""
+
+    id: int
+    url: str
+    camera: str
+    captured_at: datetime
+    release: int
+    guess: str
+    score: float
+    scores: dict[str, float]
+    why: str
+    flags: dict[str, float]
+    width: int
+    height: int
+
+
+class ImageView(QueueItem):
+    """A stored image."""
+
+    thumb: str
+    event: str
+    sha256: str
+    size: int
+    ext: str
+    received_at: datetime
+    split: str
+    state: str
+    probability: float
+    label: str | None
+    decided: bool
+
+
+class LabelView(View):
+    """A decision of an operator. undone: a later one took it back."""
+
+    id: int
+    image: int
+    kind: str
+    name: str
+    operator: str
+    at: datetime
+    undoes: int | None
+    seconds: float | None
+    undone: bool = False
+
+
+class ImageDetail(ImageView):
+    """A stored image with all its decisions, the newest first."""
+
+    history: list[LabelView]
+
+
+class ImagePage(View):
+    """Some of `total` images, the newest first."""
+
+    total: int
+    limit: int
+    offset: int
+    items: list[ImageView]
+
+
+class QueueCounts(View):
+    """waiting: for a decision; labelled, skipped: decisions in force; since_run: new labels since the last run."""
+
+    waiting: int
+    labelled: int
+    skipped: int
+    since_run: int
+    every: int
+
+
+class Totals(View):
+    """Images on the hub."""
+
+    stored: int
+    unreadable: int
+    unchecked: int
+    by_split: dict[str, int]
+
+
+class HubView(View):
+    """The daemon beside the page. errors: counts by code since start; up, down: bytes of MQTT payload."""
+
+    name: str
+    version: str
+    boot: str
+    broker: bool
+    errors: dict[str, int]
+    up: int
+    down: int
+
+
+class Overview(View):
+    """Everything that the front page shows. current: the run under way; latest: the highest release number, or 0."""
+
+    project: str
+    classes: list[str]
+    now: datetime
+    hub: HubView
+    cameras: list[CameraView]
+    queue: QueueCounts
+    totals: Totals
+    current: RunView | None
+    runs: list[RunView]
+    latest: int
+    releases: list[ReleaseView]
+    rollout: RolloutView | None
+
+
+class Health(View):
+    """Whether the hub does its work: database readable, broker connected."""
+
+    ok: bool
+    database: bool
+    broker: bool
+    version: str
+
+
+class Fault(View):
+    """Every answer that is not a success. error: a short, stable code."""
+
+    error: str
+    message: str
+
+
+class LabelAsk(Ask):
+    """ "This image is `name`." seconds: how long the operator looked at it."""
+
+    image: Id
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    operator: Operator
+    seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+
+
+class SkipAsk(Ask):
+    """ "I cannot tell what this image is.\""""
+
+    image: Id
+    operator: Operator
+
+
+class UndoAsk(Ask):
+    """ "Take back my last decision." label: which one that is, so that a repeat takes back nothing more."""
+
+    operator: Operator
+    label: Id | None = None
+
+
+class RunAsk(Ask):
+    """ "Train now.\""""
+
+    why: Annotated[str, Field(max_length=200)] = "asked for on the page"
+
+
+class ReleaseAsk(Ask):
+    """ "Release what this run made.\""""
+
+    run: Id
+    note: Annotated[str, Field(max_length=500)] = ""
+
+
+class Number(View):
+    """The id or number that a request made."""
+
+    id: int
+
+
+class Done(View):
+    """It was done."""
+
+    ok: bool = True

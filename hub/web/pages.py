@@ -1,0 +1,135 @@
+"""The pages: read models poured into templates. Pages change nothing; their buttons call the API."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from starlette.templating import Jinja2Templates
+
+from hub.settings import HubSettings
+from hub.web import stream, words
+from hub.web.api import RowId, Text
+from hub.web.models import View
+from hub.web.views import Views
+from shared.clock import Clock
+from shared.errors import HoneError
+
+TEMPLATES = Path(__file__).parent / "templates"
+PER_PAGE = 48
+FILTERS = {
+    "": "All",
+    "waiting": "Waiting for a label",
+    "labelled": "Labelled",
+    "skipped": "Skipped",
+    "new": "Not checked yet",
+    "unreadable": "Unreadable",
+}
+PageNumber = Annotated[int, Query(ge=1, le=100_000)]
+
+
+class Pages:
+    """All pages of one hub."""
+
+    def __init__(self, settings: HubSettings, views: Views, clock: Clock) -> None:
+        self._settings = settings
+        self._views = views
+        self._clock = clock
+        self._templates = Jinja2Templates(directory=TEMPLATES)
+        words.install(self._templates.env)
+
+    def routes(self) -> APIRouter:
+        """All paths that a person opens."""
+        pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+        views = self._views
+
+        @pages.get("/")
+        def overview(request: Request) -> Response:
+            return self._page(request, "overview.html", data=views.overview())
+
+        @pages.get("/label")
+        def label(request: Request) -> Response:
+            return self._page(request, "label.html", classes=self._settings.project.classes)
+
+        @pages.get("/images")
+        def images(
+            request: Request, page: PageNumber = 1, state: Text = "", label: Text = "", split: Text = "",
+            camera: Text = "",
+        ) -> Response:
+            chosen: dict[str, Any] = {"state": state, "label": label, "split": split, "camera": camera}
+            wanted = state if state in FILTERS else ""
+            found = views.images(**{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
+
+            def link(**changes: Any) -> str:
+                query = {key: value for key, value in {**chosen, **changes}.items() if value}
+                return f"/images?{urlencode(query)}" if query else "/images"
+
+            return self._page(
+                request,
+                "images.html",
+                found=found,
+                chosen=chosen,
+                page=page,
+                pages=-(-found.total // PER_PAGE),
+                link=link,
+                filters=FILTERS,
+                classes=self._settings.project.classes,
+                cameras=[one.name for one in views.cameras()],
+            )
+
+        @pages.get("/images/{image}")
+        def one_image(request: Request, image: RowId) -> Response:
+            return self._page(request, "image.html", image=_found(views.image(image), f"image {image}"))
+
+        @pages.get("/runs")
+        def runs(request: Request) -> Response:
+            return self._page(request, "runs.html", runs=views.runs(100), queue=views.counts())
+
+        @pages.get("/runs/{run}")
+        def one_run(request: Request, run: RowId) -> Response:
+            found = _found(views.run(run), f"run {run}")
+            return self._page(request, "run.html", run=found, classes=self._settings.project.classes)
+
+        @pages.get("/releases")
+        def releases(request: Request) -> Response:
+            return self._page(
+                request,
+                "releases.html",
+                releases=views.releases(100),
+                rollout=views.rollout(),
+                cameras=len(views.cameras()),
+                every=self._settings.retrain,
+            )
+
+        return pages
+
+    def error(self, request: Request, status: int, code: str, message: str) -> Response:
+        """What a person sees instead of a page."""
+        try:
+            return self._page(request, "error.html", status=status, code=code, message=message)
+        except HoneError:  # the database is away: even the frame of a page needs it
+            return HTMLResponse(f"<h1>{status}</h1><p>The hub cannot read its database.</p>", status)
+
+    def _page(self, request: Request, template: str, **values: View | Any) -> Response:
+        """Render a page, and with it what the frame around it shows."""
+        state = stream.name(self._views.fingerprints())
+        frame = {
+            "project": self._settings.project.name,
+            "hub": self._views.hub(),
+            "now": self._clock.utc(),
+            "seen": state,
+            "here": request.url.path,
+            "self_url": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+            "waiting": self._views.counts().waiting,
+            "epoch": datetime(1970, 1, 1, tzinfo=UTC),
+        }
+        status = values.get("status", 200)
+        return self._templates.TemplateResponse(request, template, {**frame, **values}, status_code=status)
+
+
+def _found(what: Any, name: str) -> Any:
+    if what is None:
+        raise HTTPException(404, f"There is no {name}.")
+    return what

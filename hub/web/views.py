@@ -1,0 +1,405 @@
+"""Read models: queries from the database to the structs of `hub.web.models`. API and pages both use these."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sqlmodel import Session, col, func, select
+
+from hub.label import Desk
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.tables import Camera, Image, Label, Release, Rollout, Run
+from hub.web.actions import Actions
+from hub.web.cameras import camera_view, rollout_view
+from hub.web.figures import figures, gain
+from hub.web.models import (
+    CameraView,
+    HubView,
+    ImageDetail,
+    ImagePage,
+    ImageView,
+    LabelView,
+    Overview,
+    QueueCounts,
+    QueueItem,
+    ReleaseView,
+    RolloutView,
+    RunDetail,
+    RunView,
+    Totals,
+)
+from shared.clock import Clock
+
+State = Literal["new", "verified", "unreadable", "waiting", "labelled", "skipped"]
+SHOWN = {"png", "jpg", "jpeg", "webp", "bmp", "gif"}
+"""Kinds of image files that a browser shows as they are."""
+_UNDER_WAY = ("queued", "running")
+
+
+class Views:
+    """All that can be seen of one project. `None` means: no such thing."""
+
+    def __init__(self, settings: HubSettings, store: Store, desk: Desk, actions: Actions, clock: Clock) -> None:
+        self._settings = settings
+        self._project = settings.project.name
+        self._classes = settings.project.classes
+        self._store = store
+        self._desk = desk
+        self._actions = actions
+        self._clock = clock
+
+    def overview(self) -> Overview:
+        """The front page."""
+        counts = self.counts()
+        with self._store.read() as session:
+            runs = self._runs(session, 5, 0)
+            cameras, rollout = self._fleet(session)
+            releases = self._releases(session, 5, 0)
+            return Overview(
+                project=self._project,
+                classes=self._classes,
+                now=self._clock.utc(),
+                hub=self.hub(),
+                cameras=[camera_view(one, rollout) for one in cameras],
+                queue=counts,
+                totals=self._totals(session),
+                current=next((one for one in runs if one.state in _UNDER_WAY), None),
+                runs=runs,
+                latest=releases[0].number if releases else 0,
+                releases=releases,
+                rollout=rollout_view(rollout, cameras) if rollout else None,
+            )
+
+    def hub(self) -> HubView:
+        """The daemon beside the page."""
+        state = self._actions.state()
+        return HubView(
+            name=self._settings.name,
+            version=state.version,
+            boot=state.boot,
+            broker=state.broker,
+            errors=state.errors,
+            up=state.up,
+            down=state.down,
+        )
+
+    def counts(self) -> QueueCounts:
+        """The label queue."""
+        counts = self._desk.counts()
+        with self._store.read() as session:
+            last = session.exec(
+                select(func.max(Run.created_at)).where(Run.project == self._project, Run.state != "cancelled")
+            ).one()
+            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
+            fresh = (
+                select(func.count(func.distinct(Label.image_id)))
+                .join(Image, col(Image.id) == col(Label.image_id))
+                .where(Image.project == self._project, Label.kind == "label", col(Label.id).not_in(undone))
+            )
+            since = session.exec(fresh.where(Label.at > last) if last else fresh).one()
+        return QueueCounts(
+            waiting=counts.waiting,
+            labelled=counts.labelled,
+            skipped=counts.skipped,
+            since_run=since,
+            every=self._settings.retrain.every_labels,
+        )
+
+    def cameras(self) -> list[CameraView]:
+        """All cameras, by name."""
+        with self._store.read() as session:
+            cameras, rollout = self._fleet(session)
+            return [camera_view(one, rollout) for one in cameras]
+
+    def camera(self, name: str) -> CameraView | None:
+        """One camera by `site/camera`."""
+        return next((one for one in self.cameras() if one.name == name), None)
+
+    def images(
+        self,
+        *,
+        limit: int,
+        offset: int = 0,
+        state: State | None = None,
+        label: str = "",
+        split: str = "",
+        camera: str = "",
+    ) -> ImagePage:
+        """Images, the newest first. state: of the file, or where it stands in the label queue."""
+        where = [Image.project == self._project]
+        if state in ("new", "verified", "unreadable"):
+            where.append(Image.state == state)
+        elif state == "waiting":
+            where += [Image.split == "pool", Image.state == "verified", col(Image.decided).is_(False)]
+        elif state is not None:
+            where += [col(Image.decided).is_(True), (col(Image.label) != None) == (state == "labelled")]  # noqa: E711
+        for column, value in ((Image.label, label), (Image.split, split), (Image.camera, camera)):
+            if value:
+                where.append(column == value)
+        with self._store.read() as session:
+            total = session.exec(select(func.count()).select_from(Image).where(*where)).one()
+            rows = session.exec(
+                select(Image).where(*where).order_by(col(Image.id).desc()).limit(limit).offset(offset)
+            ).all()
+            return ImagePage(total=total, limit=limit, offset=offset, items=[_image(one) for one in rows])
+
+    def image(self, image_id: int) -> ImageDetail | None:
+        """One image and its decisions."""
+        with self._store.read() as session:
+            image = session.get(Image, image_id)
+            if image is None or image.project != self._project:
+                return None
+            rows = session.exec(select(Label).where(Label.image_id == image_id).order_by(col(Label.id).desc())).all()
+            undone = {one.undoes for one in rows}
+            return ImageDetail(**_image(image).model_dump(), history=[_label(one, undone) for one in rows])
+
+    def queue(self, count: int, exclude: Sequence[int]) -> list[QueueItem]:
+        """The next images to label."""
+        return [_image(one) for one in self._desk.next(count, exclude=exclude)]
+
+    def labels(self, limit: int) -> list[LabelView]:
+        """The last decisions, the newest first."""
+        with self._store.read() as session:
+            rows = session.exec(
+                select(Label)
+                .join(Image, col(Image.id) == col(Label.image_id))
+                .where(Image.project == self._project)
+                .order_by(col(Label.id).desc())
+                .limit(limit)
+            ).all()
+            ids = [one.id for one in rows]
+            undone = set(session.exec(select(Label.undoes).where(col(Label.undoes).in_(ids))))
+            return [_label(one, undone) for one in rows]
+
+    def standing(self, image_id: int) -> LabelView | None:
+        """The decision in force on an image: the last one that was not undone."""
+        found = self.image(image_id)
+        return next((one for one in found.history if one.kind != "undo" and not one.undone), None) if found else None
+
+    def undone_by(self, label_id: int) -> LabelView | None:
+        """The decision that took back another one."""
+        with self._store.read() as session:
+            row = session.exec(select(Label).where(Label.undoes == label_id)).first()
+            return None if row is None else _label(row, ())
+
+    def last_standing(self, operator: str) -> int | None:
+        """Id of an operator's last decision that was not undone."""
+        with self._store.read() as session:
+            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
+            return session.exec(
+                select(func.max(Label.id)).where(
+                    Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone)
+                )
+            ).one()
+
+    def runs(self, limit: int, offset: int = 0) -> list[RunView]:
+        """Runs, the newest first."""
+        with self._store.read() as session:
+            return self._runs(session, limit, offset)
+
+    def run(self, run_id: int) -> RunDetail | None:
+        """One run with all that was kept of it."""
+        with self._store.read() as session:
+            run = session.get(Run, run_id)
+            if run is None or run.project != self._project:
+                return None
+            return RunDetail(
+                **self._run(run, self._released(session, [run_id])).model_dump(),
+                attempts=run.attempts,
+                snapshot=run.snapshot,
+                curve=run.curve,
+                fit=run.fit,
+                settings=run.settings,
+                versions=run.versions,
+            )
+
+    def releases(self, limit: int, offset: int = 0) -> list[ReleaseView]:
+        """Releases, the newest first."""
+        with self._store.read() as session:
+            return self._releases(session, limit, offset)
+
+    def rollout(self) -> RolloutView | None:
+        """The rollout in force."""
+        with self._store.read() as session:
+            cameras, rollout = self._fleet(session)
+            return rollout_view(rollout, cameras) if rollout else None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Topic -> a short value that is another one when pages about it would look different. Cheap."""
+        state = self._actions.state()
+        mine = Image.project == self._project
+        with self._store.read() as session:
+            cameras = session.exec(
+                select(Camera.name, Camera.last_seen, Camera.online, Camera.release).order_by(Camera.name)
+            ).all()
+            newest = session.exec(select(func.max(Image.id)).where(mine)).one()
+            unchecked = session.exec(select(func.count()).where(mine, Image.state == "new")).one()
+            decided = session.exec(select(func.max(Label.id))).one()
+            runs = session.exec(
+                select(Run.id, Run.state, Run.progress, Run.step, Run.verdict).order_by(col(Run.id).desc()).limit(20)
+            ).all()
+            release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
+            rollout = _rollout(session, self._project)
+        way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
+        return {
+            "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
+            "cameras": _short(cameras),
+            "images": _short(newest, unchecked),
+            "labels": _short(decided),
+            "runs": _short(runs),
+            "releases": _short(release, way),
+        }
+
+    def _fleet(self, session: Session) -> tuple[list[Camera], Rollout | None]:
+        mine = col(Camera.project).in_(("", self._project))
+        return list(session.exec(select(Camera).where(mine).order_by(Camera.name))), _rollout(session, self._project)
+
+    def _totals(self, session: Session) -> Totals:
+        rows = session.exec(
+            select(Image.split, Image.state, func.count())
+            .where(Image.project == self._project)
+            .group_by(Image.split, Image.state)
+        ).all()
+        split = {"pool": 0, "train": 0, "holdout": 0}
+        for name, _, count in rows:
+            split[name] = split.get(name, 0) + count
+        return Totals(
+            stored=sum(split.values()),
+            unreadable=sum(count for _, state, count in rows if state == "unreadable"),
+            unchecked=sum(count for _, state, count in rows if state == "new"),
+            by_split=split,
+        )
+
+    def _runs(self, session: Session, limit: int, offset: int) -> list[RunView]:
+        rows = session.exec(
+            select(Run).where(Run.project == self._project).order_by(col(Run.id).desc()).limit(limit).offset(offset)
+        ).all()
+        released = self._released(session, [one.id for one in rows if one.id is not None])
+        return [self._run(one, released) for one in rows]
+
+    def _released(self, session: Session, runs: Sequence[int]) -> dict[int, int]:
+        """Run -> the number of its last release."""
+        rows = session.exec(
+            select(Release.run_id, func.max(Release.number))
+            .where(Release.project == self._project, col(Release.run_id).in_(runs))
+            .group_by(col(Release.run_id))
+        ).all()
+        return {run: number for run, number in rows if run is not None}
+
+    def _run(self, run: Run, released: dict[int, int]) -> RunView:
+        assert run.id is not None
+        end = run.ended_at or (self._clock.utc() if run.state == "running" else None)
+        return RunView(
+            id=run.id,
+            state=run.state,
+            why=run.why,
+            created_at=run.created_at,
+            started_at=run.started_at,
+            ended_at=run.ended_at,
+            seconds=(end - run.started_at).total_seconds() if end and run.started_at else None,
+            progress=min(max(run.progress, 0.0), 1.0),
+            step=run.step,
+            labels=run.labels,
+            train_images=run.train_images,
+            holdout_images=run.holdout_images,
+            against=run.against,
+            release=released.get(run.id),
+            verdict=run.verdict,
+            reason=run.reason,
+            error=run.error,
+            before=figures(run.before, self._classes),
+            evaluation=figures(run.evaluation, self._classes),
+            comparison=gain(run.comparison),
+        )
+
+    def _releases(self, session: Session, limit: int, offset: int) -> list[ReleaseView]:
+        rows = session.exec(
+            select(Release)
+            .where(Release.project == self._project)
+            .order_by(col(Release.number).desc())
+            .limit(limit)
+            .offset(offset)
+        ).all()
+        runs = {
+            one.id: one for one in session.exec(select(Run).where(col(Run.id).in_([row.run_id for row in rows]))).all()
+        }
+        cameras, _ = self._fleet(session)
+        ways: dict[int, Rollout] = {
+            one.release: one
+            for one in session.exec(
+                select(Rollout)
+                .where(Rollout.project == self._project, col(Rollout.release).in_([row.number for row in rows]))
+                .order_by(col(Rollout.id))
+            )
+        }
+        return [
+            ReleaseView(
+                number=row.number,
+                created_at=row.created_at,
+                expires_at=row.expires_at,
+                run=row.run_id,
+                note=row.note,
+                size=row.size,
+                new_bytes=row.new_bytes,
+                cameras=sum(one.release == row.number for one in cameras),
+                verdict=run.verdict if (run := runs.get(row.run_id)) else "",
+                before=figures(run.before, self._classes) if run else None,
+                after=figures(run.evaluation, self._classes) if run else None,
+                rollout=rollout_view(way, cameras) if (way := ways.get(row.number)) else None,
+            )
+            for row in rows
+        ]
+
+
+def _rollout(session: Session, project: str) -> Rollout | None:
+    return session.exec(select(Rollout).where(Rollout.project == project).order_by(col(Rollout.id).desc())).first()
+
+
+def _image(row: Image) -> ImageView:
+    assert row.id is not None
+    url = f"/api/images/{row.id}/file"
+    return ImageView(
+        id=row.id,
+        url=url if row.ext in SHOWN else f"{url}?width=1600",
+        thumb=f"{url}?width=320",
+        camera=row.camera,
+        event=row.event_id,
+        sha256=row.sha256,
+        size=row.size,
+        ext=row.ext,
+        captured_at=row.captured_at,
+        received_at=row.received_at,
+        split=row.split,
+        state=row.state,
+        release=row.release,
+        guess=row.guess,
+        score=row.score,
+        scores=row.scores,
+        why=row.why,
+        probability=row.probability,
+        width=row.width,
+        height=row.height,
+        flags=row.flags,
+        label=row.label,
+        decided=row.decided,
+    )
+
+
+def _label(row: Label, undone: Any) -> LabelView:
+    assert row.id is not None
+    return LabelView(
+        id=row.id,
+        image=row.image_id,
+        kind=row.kind,
+        name=row.name,
+        operator=row.operator,
+        at=row.at,
+        undoes=row.undoes,
+        seconds=row.seconds,
+        undone=row.id in undone,
+    )
+
+
+def _short(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:10]

@@ -1,0 +1,133 @@
+"""How values are written for people: the templates' filters. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from hub.web.models import Interval
+
+VERDICTS = {
+    "better": ("good", "Better"),
+    "same": ("calm", "No proven difference"),
+    "worse": ("bad", "Worse"),
+    "not enough data": ("warn", "Too few held-out images"),
+}
+RUN_STATES = {
+    "queued": ("calm", "Queued"),
+    "running": ("live", "Running"),
+    "done": ("good", "Done"),
+    "failed": ("bad", "Failed"),
+    "cancelled": ("calm", "Cancelled"),
+}
+CAMERA_STATES = {
+    "current": ("good", "Up to date"),
+    "waiting": ("warn", "Waiting"),
+    "updating": ("live", "Updating"),
+    "failed": ("bad", "Failed"),
+    "silent": ("warn", "Silent"),
+    "offline": ("bad", "Offline"),
+}
+STAGES = {"canary": "Canary", "everyone": "Everyone", "done": "Rolled out"}
+REASONS = {
+    "low_score": "low score",
+    "random": "random sample",
+    "audit": "audit sample",
+}
+
+
+def install(environment: Environment) -> None:
+    """Give the templates these words; a name that a template misspells is an error."""
+    environment.undefined = StrictUndefined
+    environment.trim_blocks = environment.lstrip_blocks = True
+    environment.filters.update(
+        when=when, share=share, score=score, gain=gain, count=count, data=data, duration=duration, place=place,
+        plain=plain,
+    )
+    environment.globals.update(
+        VERDICTS=VERDICTS, RUN_STATES=RUN_STATES, CAMERA_STATES=CAMERA_STATES, STAGES=STAGES, REASONS=REASONS,
+        axis=axis, zip=zip, round=round, max=max,
+    )
+
+
+def when(time: datetime | None) -> Markup:
+    """A time; the page's script makes it relative and puts the local time into its title."""
+    if time is None:
+        return Markup("–")
+    text = f"{time:%Y-%m-%d %H:%M} UTC"
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(time.isoformat(), text, text)
+
+
+def share(value: float | None, digits: int = 0) -> str:
+    """0.123 -> 12 %."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def score(value: Interval | float | None) -> str:
+    """0.93412 -> .934, 1 -> 1.000."""
+    if isinstance(value, Interval):
+        value = value.value
+    return "–" if value is None else f"{value:.3f}".removeprefix("0")
+
+
+def gain(value: float | None) -> str:
+    """0.0312 -> +.031, with a true minus sign."""
+    if value is None:
+        return "–"
+    return f"{'−' if value < 0 else '+'}{f'{abs(value):.3f}'.removeprefix('0')}"
+
+
+def count(value: float | None) -> str:
+    """12345 -> 12 345, with narrow spaces."""
+    return "–" if value is None else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def data(size: float | None) -> str:
+    """Bytes -> 12.3 MB, in powers of 1000."""
+    if size is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.5 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """75.2 -> 1 min 15 s."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+
+
+def axis(values: list[Interval | None]) -> tuple[float, float]:
+    """Where the axis for these shares begins and ends: whole tenths with room for all."""
+    lows = [one.low for one in values if one is not None]
+    begin = max(0, min(9, int(min(lows, default=0.5) * 10 - 0.2)))
+    return begin / 10, 1.0
+
+
+def place(value: float, ends: tuple[float, float]) -> str:
+    """Where a value stands on an axis, in percent of its width."""
+    begin, end = ends
+    return f"{100 * min(max((value - begin) / (end - begin), 0.0), 1.0):.2f}%"
+
+
+def plain(value: Any) -> str:
+    """A setting or measured value in one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(plain(one) for one in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(one)}" for key, one in value.items())
+    return str(value)

@@ -1,0 +1,1 @@
+"""Tests of Hone; a package so that the fakes can be imported as `tests.fakes`."""
