@@ -90,7 +90,7 @@ class Agent:
 
     def run(self) -> None:
         """Run until `stop`; the frame loop is here."""
-        self._bus.subscribe([topics.HUB_STATUS_ALL, topics.reply(self._settings.camera)])
+        self._bus.subscribe([topics.hub_status(self._settings.hub), topics.reply(self._settings.camera)])
         self._writer.start()
         self._sending.start()
         self._reload.start()
@@ -203,8 +203,8 @@ class Agent:
         """A message arrived: to the step it is for; one that means nothing is counted and logged."""
         try:
             match topics.parse(message.topic):
-                case HubTopic():
-                    if message.payload:
+                case HubTopic(name=name):
+                    if message.payload and name == self._settings.hub:
                         status = decode(message.payload, HubStatus, subject=message.topic)
                         self._sending.hub(status, retained=message.retained)
                 case CameraTopic(leaf="reply"):

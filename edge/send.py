@@ -60,7 +60,7 @@ class Sending:
 
     def connected(self) -> None:
         """The broker has us."""
-        self._inbox.put(lambda: self._sender.connected(self._now()))
+        self._inbox.put(self._sender.connected)
 
     def disconnected(self) -> None:
         """The broker is gone."""
@@ -123,7 +123,7 @@ class Sending:
         log.debug(
             "event %s: offered (%d bytes, %d chunks)", event.id, event.size, chunk_count(event.size, event.chunk_size)
         )
-        return self._publish(topics.event(self._camera), data)
+        return self._publish(event.id, topics.event(self._camera), data)
 
     def _send_chunk(self, action: SendChunk) -> bool:
         if self._held is None or self._held[0] != action.id:
@@ -134,14 +134,12 @@ class Sending:
             self._held = (action.id, data, event.chunk_size)
         _, data, chunk_size = self._held
         piece = data[action.index * chunk_size : (action.index + 1) * chunk_size]
-        return self._publish(topics.chunk(self._camera, action.id, action.index), piece)
+        return self._publish(action.id, topics.chunk(self._camera, action.id, action.index), piece)
 
-    def _publish(self, topic: str, payload: bytes) -> bool:
+    def _publish(self, event_id: str, topic: str, payload: bytes) -> bool:
         """Hand to the broker; its acknowledgement comes back as a note, which also wakes the pump."""
-        began = self._now()
 
         def delivered() -> None:
-            now = self._now()
-            self._inbox.put(lambda: self._sender.delivered(now, now - began))
+            self._inbox.put(lambda: self._sender.delivered(event_id, self._now()))
 
         return self._bus.publish(topic, payload, delivered=delivered)

@@ -55,7 +55,7 @@ class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. camera: `site/camera`. root_key: public root key of the hub, hex (`hone-hub keys` prints it).
 
-    state: folder for spool and models. threads: of the model. report_s: seconds between two reports. clock: "trusted"
+    hub: name of the hub that collects from this camera. state: folder for spool and models. threads: of the model. report_s: seconds between two reports. clock: "trusted"
     when the system clock is known to be right, "auto" to ask the system.
     """
 
@@ -63,6 +63,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     project: str
     root_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     capture: CaptureSettings
+    hub: str = "hub"
     state: str = "state"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
@@ -82,6 +83,7 @@ def read(path: Path) -> EdgeSettings:
     settings = load(path, EdgeSettings)
     check_camera(settings.camera)
     check_name(settings.project, "project name")
+    check_name(settings.hub, "hub name")
     base = path.resolve().parent
     capture = settings.capture
     if "://" not in capture.source and not capture.source.isdigit():

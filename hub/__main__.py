@@ -45,42 +45,29 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    import uvicorn
-
-    from hub.broker import check_port_free, free_port
     from hub.daemon import Daemon
     from hub.settings import find_config, read
     from hub.store import open_store
     from hub.web.app import create_app
+    from hub.web.serve import WebServer
 
     config = find_config(arguments.config).resolve()
     settings = read(config)
-    port = settings.web.port or free_port(settings.web.host)
-    check_port_free(settings.web.host, port)
     clock, store = SystemClock(), open_store(settings)
     daemon = Daemon(settings, config, store, clock)
-    app = create_app(settings, store, daemon.desk, daemon, clock)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=settings.web.host, port=port, log_level="warning", timeout_graceful_shutdown=3)
-    )
-    # The main thread waits for signals; uvicorn's own handlers would end the page before the daemon.
-    page = threading.Thread(target=server.run, name="web", daemon=True)
+    page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
     stopping = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: stopping.set())
     daemon.start()
     page.start()
-    _say(f"hub {settings.name} of project {settings.project.name}: http://{settings.web.host}:{port}")
+    _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
     sys.stdout.flush()
-    while not stopping.wait(0.5):
-        if not page.is_alive():
-            logging.getLogger(__name__).error("the web page ended; stopping")
-            break
-    server.should_exit = True
+    stopping.wait()
+    page.stop()
     daemon.stop()
-    page.join(5)
     store.close()
-    return 0 if stopping.is_set() else 1
+    return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -120,9 +107,9 @@ def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str,
     settings = read(find_config(arguments.config))
     url = f"http://{settings.web.host}:{settings.web.port}{path}"
     data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data=data, method=method, headers={"Content-Type": "application/json"})  # noqa: S310
+    request = Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
     try:
-        with urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urlopen(request, timeout=30) as answer:
             result: dict[str, object] = json.load(answer)
             return result
     except HTTPError as error:
@@ -133,7 +120,7 @@ def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str,
 
 def _release(arguments: argparse.Namespace) -> int:
     answer = _page(arguments, "POST", "/api/releases", {"run": arguments.run, "note": arguments.note})
-    _say(f"release {answer['number']} is on its way")
+    _say(f"release {answer['id']} is on its way")
     return 0
 
 

@@ -45,8 +45,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
     a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
-    class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the folds.
-    threads: that torch may use.
+    class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the
+    folds. threads: that torch may use.
     """
 
     l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
@@ -146,6 +146,8 @@ def read(path: Path) -> HubSettings:
     classes = settings.project.classes
     if len(set(classes)) != len(classes) or not all(one and len(one) <= 200 for one in classes):
         raise ConfigError("project.classes must be different, non-empty names", subject=str(path))
+    if settings.collect.partial_mb < settings.collect.image_mb:
+        raise ConfigError("collect.partial_mb must be at least collect.image_mb", subject=str(path))
     for camera in settings.collect.cameras:
         check_camera(camera)
     base = path.resolve().parent

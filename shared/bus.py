@@ -63,6 +63,8 @@ class Bus(Protocol):
     ) -> bool:
         """Hand a message to the broker; False when offline, and then it was not queued either.
 
+        True is no promise that it arrived: `delivered` is.
+
         delivered: called in the bus's thread when the broker acknowledged (QoS 1).
         """
         ...

@@ -20,7 +20,7 @@ def load(path: Path, kind: type[S]) -> S:
         ) from error
     try:
         return msgspec.toml.decode(data, type=kind, strict=True)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             str(error), subject=str(path), remedy="See docs/operations.md for every key and its type"
         ) from error

@@ -38,7 +38,12 @@ def write_aside(path: Path, data: bytes, *, mode: int = 0o644) -> Path:
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace `path` by `data`, durably and all at once; OSError leaves the old file as it was."""
-    os.replace(write_aside(path, data, mode=mode), path)
+    aside = write_aside(path, data, mode=mode)
+    try:
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -55,8 +55,8 @@ class Part:
                 subject=f"model part {name} of {len(data)} bytes",
                 remedy="The model in use stays; export and release it again",
             ) from error
-        if len(inputs) != 1 or len(outputs) != 1 or inputs[0]["dtype"] != np.float32:
-            raise PartError("must have one float32 input and one output", subject=f"model part {name}")
+        if [one["dtype"] for one in (*inputs, *outputs)] != [np.float32, np.float32]:
+            raise PartError("must have one float32 input and one float32 output", subject=f"model part {name}")
         self._input = int(inputs[0]["index"])
         self._output = int(outputs[0]["index"])
         self.input_shape: tuple[int, ...] = tuple(int(n) for n in inputs[0]["shape"])

@@ -171,7 +171,7 @@ def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -
         raise ManifestError(f"has {len(data)} bytes, {MAX_SIGNED} are allowed", subject=what)
     try:
         signed = msgspec.json.decode(data, type=Signed)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(f"is not a signed message ({error})", subject=what) from error
     delegation = _open(signed.delegation, DELEGATION_TYPE, Delegation, {key_id(reader.root): reader.root})
     body = _open(signed.body, payload_type, kind, delegation.keys)
@@ -229,5 +229,5 @@ def _open(wrapped: dict[str, Any], payload_type: str, kind: type[B], keys: dict[
         raise SignatureError(f"is a {envelope.payload_type}, expected {payload_type}", subject=what)
     try:
         return msgspec.json.decode(envelope.payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ManifestError(str(error), subject=what) from error

@@ -15,9 +15,9 @@ from shared.errors import MessageError
 MAX_JSON = 256 * 1024
 """No JSON message is longer (bytes)."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -73,7 +73,7 @@ class Event(Message, frozen=True, kw_only=True):
     value: float
     size: Positive
     sha256: Sha256
-    ext: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}$")]
+    ext: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}\Z")]
     chunk_size: Annotated[int, Meta(ge=256, le=1 << 20)]
     follows: bool = True
     embedding: Annotated[str, Meta(max_length=65536)] | None = None
@@ -83,14 +83,15 @@ class Reply(Message, frozen=True, kw_only=True):
     """`C/reply`: what the hub says of a camera's events.
 
     credit: bytes of images that may be on their way and not yet stored. stored: durable, delete your copy. resend:
-    chunks that are missing, as ranges. refuse: never send again, with the reason. pause_ms: send nothing for so long.
+    chunks that are missing, as ranges. refuse: never send again, with the reason. pause_ms: send nothing for
+    so long, an hour at most.
     """
 
     credit: Count | None = None
     stored: list[EventId] = []
     resend: dict[EventId, list[Range]] = {}
     refuse: dict[EventId, str] = {}
-    pause_ms: Count | None = None
+    pause_ms: Annotated[int, Meta(ge=0, le=3_600_000)] | None = None
 
 
 class Want(Message, frozen=True, kw_only=True):
@@ -205,5 +206,5 @@ def decode(data: bytes, kind: type[M], *, subject: str = "", limit: int = MAX_JS
         raise MessageError(f"has {len(data)} bytes, {limit} are allowed", subject=subject or kind.__name__)
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(str(error), subject=subject or kind.__name__) from error

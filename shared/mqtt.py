@@ -53,6 +53,7 @@ class PahoBus:
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[int, Callable[[], None] | None]] = {}
         self._early: set[int] = set()
+        self._publishing = 0
         self._filters: dict[str, None] = {}
         self._unacked = 0
         self._sent = 0
@@ -117,33 +118,40 @@ class PahoBus:
         """Hand a message to the broker; False when offline, and then it was not queued either."""
         if not self._online:
             return False
+        with self._lock:
+            self._publishing += 1
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        early = False
+        with self._lock:
+            self._publishing -= 1
+            # An acknowledgement that overtook us is only looked for while a publish is under way: ids come again.
+            early = info.mid in self._early
+            self._early.discard(info.mid)
+            if not self._publishing:
+                self._early.clear()
+            if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS and qos and not early:
+                self._waiting[info.mid] = (len(payload), delivered)
+                self._unacked += len(payload)
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return False
+            # The connection broke this moment: paho has queued it (at QoS 1) and sends it on the next connect.
+            return qos > 0 and info.rc == MQTTErrorCode.MQTT_ERR_NO_CONN
         self._sent += len(payload)
-        if qos:
-            with self._lock:
-                if info.mid in self._early:  # the acknowledgement overtook us
-                    self._early.discard(info.mid)
-                    early = True
-                else:
-                    self._waiting[info.mid] = (len(payload), delivered)
-                    self._unacked += len(payload)
-                    early = False
-            if early and delivered is not None:
-                delivered()
+        if early and delivered is not None:
+            delivered()
         return True
 
     def subscribe(self, filters: Sequence[str]) -> None:
         """Subscribe at QoS 1, now and again on every connect."""
-        self._filters.update(dict.fromkeys(filters))
+        with self._lock:
+            self._filters.update(dict.fromkeys(filters))
         if self._online and filters:
             self._client.subscribe([(one, 1) for one in filters])
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """Undo `subscribe`."""
-        for one in filters:
-            self._filters.pop(one, None)
+        with self._lock:
+            for one in filters:
+                self._filters.pop(one, None)
         if self._online and filters:
             self._client.unsubscribe(list(filters))
 
@@ -172,9 +180,11 @@ class PahoBus:
             self._complain(BrokerError(f"refused us ({code})", subject=self._where(), remedy="Check user and password"))
             return
         self._complained = ""
-        self._online = True
-        if self._filters:
-            client.subscribe([(one, 1) for one in self._filters])
+        with self._lock:
+            self._online = True
+            filters = list(self._filters)
+        if filters:
+            client.subscribe([(one, 1) for one in filters])
         if self._listener is not None:
             self._listener.connected()
 
@@ -206,7 +216,8 @@ class PahoBus:
         with self._lock:
             entry = self._waiting.pop(mid, None)
             if entry is None:
-                self._early.add(mid)
+                if self._publishing:
+                    self._early.add(mid)
                 return
             self._unacked -= entry[0]
         if entry[1] is not None:

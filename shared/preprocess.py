@@ -1,11 +1,16 @@
 """Image bytes -> pixels -> what the backbone eats. Camera and hub run this same code."""
 
-import cv2
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
+import os
 
-from shared.errors import ImageError
+# A small file can claim a huge picture: OpenCV refuses beyond this many pixels. It reads the limit when it is loaded.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
+
+import cv2  # noqa: E402
+import msgspec  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from shared.errors import ImageError  # noqa: E402
 
 Pixels = NDArray[np.uint8]
 """uint8 [height, width, 3], RGB."""

@@ -9,8 +9,9 @@ Camera (Sender), per event:
     sending   | last chunk handed over        | sent     |
     asked     | resend                        | sending  | the chunks asked for
     sent      | resend                        | sending  | the chunks asked for
-    asked, sending, sent | connection lost, hub's boot id changed, no progress | to ask  |
-    to ask    | hub lives                     | asked    | event (does not follow)
+    asked, sending, sent | connection lost, hub's boot id changed, pause | to ask |
+    asked, sent | the broker has it all, the hub says nothing for long | to ask |
+    to ask    | hub lives, no pause           | asked    | event (does not follow)
     any       | stored                        | gone     | the caller deletes the file
     any       | refuse                        | gone     | the caller quarantines the file
 
@@ -46,9 +47,13 @@ from shared.messages import Event, HubStatus, Range, Reply
 
 LOST_BEATS = 3.5
 """So many beats of silence, and the hub is taken for gone."""
-FIRST_TIMEOUT = 10.0
-"""Seconds without progress before a camera asks again; doubles each time up to MAX_TIMEOUT."""
-MAX_TIMEOUT = 120.0
+FIRST_PATIENCE = 10.0
+"""Seconds that the hub may be silent on an event which the broker has acknowledged whole, before the camera asks.
+
+Counted from that acknowledgement, so that a slow link starts no timer; doubles each time up to MAX_PATIENCE.
+"""
+MAX_PATIENCE = 120.0
+MAX_PAUSE = 3600.0
 
 
 def to_ranges(indices: Iterable[int]) -> list[Range]:
@@ -108,6 +113,9 @@ class _Upload:
     offer: Offer
     step: _Step = _Step.WAITING
     todo: list[int] = field(default_factory=list)  # chunk indices still to send, the next one last
+    flying: int = 0  # messages that the broker has not acknowledged
+    touched: float = 0.0  # when the broker, or the hub, last moved it
+    patience: float = FIRST_PATIENCE
 
     @property
     def chunks(self) -> int:
@@ -131,9 +139,6 @@ class Sender:
         self._beat_s = 2.0
         self._beat_at: float | None = None  # when the counter last advanced before our eyes
         self._connected = False
-        self._progress_at = 0.0
-        self._timeout = FIRST_TIMEOUT
-        self._chunk_s = 0.0  # measured seconds a chunk, the slower recent ones
 
     # -- what the caller tells
 
@@ -148,11 +153,10 @@ class Sender:
         self._uploads.pop(event_id, None)
         self._active.pop(event_id, None)
 
-    def connected(self, now: float) -> None:
+    def connected(self) -> None:
         """The broker has us again: the hub must show life anew, and what was on its way is asked for."""
         self._connected = True
         self._beat_at, self._beat = None, -1
-        self._progress_at = now
         self._ask_again()
 
     def disconnected(self) -> None:
@@ -165,41 +169,41 @@ class Sender:
         if not status.online:
             self._beat_at = None
             return
+        self._beat_s = status.beat_s
         if status.boot != self._boot:
             self._boot, self._beat = status.boot, status.beat
             self._credit = None
             self._pause_until = 0.0
             self._beat_at = None if retained else now
             self._ask_again()
-            self._progress_at = now
             return
         if status.beat > self._beat:
             if self._beat >= 0 and not retained:
-                if self._beat_at is None:
-                    self._progress_at = now
                 self._beat_at = now
             self._beat = status.beat
-        self._beat_s = status.beat_s
 
     def reply(self, reply: Reply, now: float) -> tuple[list[str], list[tuple[str, str]]]:
         """The hub answered: returns the ids that are stored, and (id, reason) of those refused."""
         if reply.credit is not None:
             self._credit = reply.credit
         if reply.pause_ms is not None:
-            self._pause_until = now + reply.pause_ms / 1000
+            # The hub may have let go of what it had no room for: after the pause each event is asked for.
+            self._pause_until = now + min(reply.pause_ms / 1000, MAX_PAUSE)
+            self._ask_again()
         stored = [one for one in reply.stored if one in self._uploads]
         refused = [(one, reason) for one, reason in reply.refuse.items() if one in self._uploads]
         for one in stored + [one for one, _ in refused]:
             self.remove(one)
         for one, missing in reply.resend.items():
-            self._resend(one, missing)
-        self._progress(now)
+            self._resend(one, missing, now)
         return stored, refused
 
-    def delivered(self, now: float, seconds: float) -> None:
-        """The broker acknowledged a chunk that took `seconds`; the link is alive."""
-        self._chunk_s = max(seconds, 0.7 * self._chunk_s + 0.3 * seconds)
-        self._progress_at = now
+    def delivered(self, event_id: str, now: float) -> None:
+        """The broker acknowledged a message of this event."""
+        upload = self._uploads.get(event_id)
+        if upload is not None:
+            upload.flying = max(0, upload.flying - 1)
+            upload.touched = now
 
     # -- what the caller asks
 
@@ -219,20 +223,21 @@ class Sender:
 
     def next(self, now: float) -> SendEvent | SendChunk | None:
         """The next thing to publish, or None: nothing to do, no credit, paused, or no living hub."""
-        if not self.hub_lives(now):
+        if not self.hub_lives(now) or now < self._pause_until:
             return None
-        if now < self._pause_until:
-            self._progress_at = now
-            return None
-        self._check_progress(now)
         for one in self._active:
             upload = self._uploads[one]
+            if upload.step in (_Step.ASKED, _Step.SENT) and upload.flying == 0:
+                if now - upload.touched > upload.patience:
+                    upload.patience = min(2 * upload.patience, MAX_PATIENCE)
+                    upload.step = _Step.TO_ASK
             if upload.step is _Step.TO_ASK:
                 upload.step = _Step.ASKED
                 upload.todo.clear()
-                return SendEvent(one, follows=False)
+                return self._event(upload, now, follows=False)
             if upload.step is _Step.SENDING:
                 index = upload.todo.pop()
+                upload.flying += 1
                 if not upload.todo:
                     upload.step = _Step.SENT
                 return SendChunk(one, index)
@@ -255,40 +260,38 @@ class Sender:
         if self._credit == 0:
             return None
         heapq.heappop(self._line)
-        if not self._active:
-            self._progress_at = now
         self._active[upload.offer.id] = None
         if self._credit is None:
             upload.step = _Step.ASKED
-            return SendEvent(upload.offer.id, follows=False)
+            return self._event(upload, now, follows=False)
         upload.step = _Step.SENDING
         upload.todo = list(range(upload.chunks - 1, -1, -1))
-        return SendEvent(upload.offer.id, follows=True)
+        return self._event(upload, now, follows=True)
 
-    def _resend(self, event_id: str, missing: list[Range]) -> None:
+    def _event(self, upload: _Upload, now: float, *, follows: bool) -> SendEvent:
+        upload.flying += 1
+        upload.touched = now
+        return SendEvent(upload.offer.id, follows)
+
+    def _resend(self, event_id: str, missing: list[Range], now: float) -> None:
         upload = self._uploads.get(event_id)
         if upload is None or upload.step in (_Step.WAITING, _Step.TO_ASK):
             return
-        # Ranges come from outside: clip them to the chunks there are before they are spread out.
-        last = upload.chunks - 1
-        wanted = {i for first, end in missing for i in range(first, min(end, last) + 1)}
-        upload.todo = sorted(wanted | set(upload.todo), reverse=True)
+        # Ranges come from outside: each chunk is taken once, and only those that there are.
+        wanted = set(upload.todo)
+        free = 0
+        for first, end in sorted(missing):
+            wanted.update(range(max(first, free), min(end, upload.chunks - 1) + 1))
+            free = max(free, end + 1)
+        upload.todo = sorted(wanted, reverse=True)
+        upload.touched, upload.patience = now, FIRST_PATIENCE
         if upload.todo:
             upload.step = _Step.SENDING
 
     def _ask_again(self) -> None:
         for one in self._active:
             self._uploads[one].step = _Step.TO_ASK
-
-    def _progress(self, now: float) -> None:
-        self._progress_at = now
-        self._timeout = FIRST_TIMEOUT
-
-    def _check_progress(self, now: float) -> None:
-        if self._active and now - self._progress_at > max(self._timeout, 8 * self._chunk_s):
-            self._ask_again()
-            self._progress_at = now
-            self._timeout = min(2 * self._timeout, MAX_TIMEOUT)
+            self._uploads[one].flying = 0
 
 
 # ------------------------------------------------------------------------------------------------- hub

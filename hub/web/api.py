@@ -26,7 +26,7 @@ from hub.web.models import (
     LabelView,
     Number,
     Overview,
-    QueueItem,
+    QueueView,
     ReleaseAsk,
     ReleaseView,
     RunAsk,
@@ -122,7 +122,7 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
     def queue(
         count: Annotated[int, Query(ge=1, le=50)] = 1,
         exclude: Annotated[list[Annotated[int, Query(ge=1, le=MAX_ID)]] | None, Query(max_length=200)] = None,
-    ) -> list[QueueItem]:
+    ) -> QueueView:
         """The next images to label, the most useful first. exclude: may be repeated; images that you have already."""
         return views.queue(count, exclude or [])
 

@@ -189,6 +189,13 @@ class QueueItem(View):
     height: int
 
 
+class QueueView(View):
+    """The next images to label. waiting: how many there are in all."""
+
+    waiting: int
+    items: list[QueueItem]
+
+
 class ImageView(QueueItem):
     """A stored image."""
 

@@ -55,7 +55,11 @@ class Pages:
 
         @pages.get("/images")
         def images(
-            request: Request, page: PageNumber = 1, state: Text = "", label: Text = "", split: Text = "",
+            request: Request,
+            page: PageNumber = 1,
+            state: Text = "",
+            label: Text = "",
+            split: Text = "",
             camera: Text = "",
         ) -> Response:
             chosen: dict[str, Any] = {"state": state, "label": label, "split": split, "camera": camera}

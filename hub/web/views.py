@@ -23,6 +23,7 @@ from hub.web.models import (
     Overview,
     QueueCounts,
     QueueItem,
+    QueueView,
     ReleaseView,
     RolloutView,
     RunDetail,
@@ -154,9 +155,10 @@ class Views:
             undone = {one.undoes for one in rows}
             return ImageDetail(**_image(image).model_dump(), history=[_label(one, undone) for one in rows])
 
-    def queue(self, count: int, exclude: Sequence[int]) -> list[QueueItem]:
+    def queue(self, count: int, exclude: Sequence[int]) -> QueueView:
         """The next images to label."""
-        return [_image(one) for one in self._desk.next(count, exclude=exclude)]
+        items = [_image(one) for one in self._desk.next(count, exclude=exclude)]
+        return QueueView(waiting=self._desk.counts().waiting, items=[QueueItem(**dict(one)) for one in items])
 
     def labels(self, limit: int) -> list[LabelView]:
         """The last decisions, the newest first."""

@@ -42,12 +42,26 @@ def install(environment: Environment) -> None:
     environment.undefined = StrictUndefined
     environment.trim_blocks = environment.lstrip_blocks = True
     environment.filters.update(
-        when=when, share=share, score=score, gain=gain, count=count, data=data, duration=duration, place=place,
+        when=when,
+        share=share,
+        score=score,
+        gain=gain,
+        count=count,
+        data=data,
+        duration=duration,
+        place=place,
         plain=plain,
     )
     environment.globals.update(
-        VERDICTS=VERDICTS, RUN_STATES=RUN_STATES, CAMERA_STATES=CAMERA_STATES, STAGES=STAGES, REASONS=REASONS,
-        axis=axis, zip=zip, round=round, max=max,
+        VERDICTS=VERDICTS,
+        RUN_STATES=RUN_STATES,
+        CAMERA_STATES=CAMERA_STATES,
+        STAGES=STAGES,
+        REASONS=REASONS,
+        axis=axis,
+        zip=zip,
+        round=round,
+        max=max,
     )
 
 
@@ -65,17 +79,17 @@ def share(value: float | None, digits: int = 0) -> str:
 
 
 def score(value: Interval | float | None) -> str:
-    """0.93412 -> .934, 1 -> 1.000."""
+    """0.93412 -> 0.934."""
     if isinstance(value, Interval):
         value = value.value
-    return "–" if value is None else f"{value:.3f}".removeprefix("0")
+    return "–" if value is None else f"{value:.3f}"
 
 
 def gain(value: float | None) -> str:
-    """0.0312 -> +.031, with a true minus sign."""
+    """0.0312 -> +0.031, with a true minus sign."""
     if value is None:
         return "–"
-    return f"{'−' if value < 0 else '+'}{f'{abs(value):.3f}'.removeprefix('0')}"
+    return f"{'−' if value < 0 else '+'}{abs(value):.3f}"
 
 
 def count(value: float | None) -> str:

@@ -49,7 +49,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ('name = "x', "Unterminated string"),
         ("name", "Expected '='"),
         (b'name = "\xff"', "utf-8"),
-        ("name = " + "[" * 5000, "edge.toml",
+        ("name = " + "[" * 5000, "edge.toml"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str | bytes, says: str) -> None:

@@ -961,7 +961,7 @@ DISASTERS += ["stored, then dies", "wait"]
 )
 @example(seed=1, sizes=[4500] * 12, rates=(0.3, 0.3, 0.3), story=[(20, one) for one in DISASTERS])
 @example(seed=2, sizes=[100] * 12, rates=(0.0, 0.0, 0.0), story=[])
-@settings(max_examples=120)
+@settings(max_examples=1000)
 def test_nothing_is_lost_and_nothing_comes_twice(
     seed: int, sizes: list[int], rates: tuple[float, float, float], story: list[tuple[int, str]]
 ) -> None:

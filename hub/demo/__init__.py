@@ -1,0 +1,5 @@
+"""The demo: the whole story on one machine, through the real programs. A line of mono cells switches to poly."""
+
+from hub.demo.story import Story, run
+
+__all__ = ["Story", "run"]

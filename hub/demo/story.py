@@ -1,0 +1,414 @@
+"""The story from top to bottom: set the stage, let the line run, label, retrain, release, and show what it gave."""
+
+import json
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from rich.console import Console
+from rich.live import Live
+from sqlmodel import col, func, select
+
+from hub import broker, keys
+from hub.broker import free_port
+from hub.demo import table
+from hub.demo.cells import CLASSES, Split, lay_out, load, split
+from hub.demo.children import Children
+from hub.demo.judge import Judge
+from hub.demo.operator import Operator
+from hub.importer import import_folder
+from hub.settings import HubSettings, read
+from hub.store import Store, open_store
+from hub.tables import Camera, Image, Release, Run
+from shared.clock import SystemClock
+from shared.errors import ConfigError, HoneError
+from shared.files import sha256_hex, write_atomic
+from shared.litert import Part
+from shared.manifest import ModelSpec
+
+PROJECT = "cells"
+CAMERAS = ("plant/line-1", "plant/line-2", "plant/line-3")
+LABELS = 200
+EVERY = 50
+FPS = 6.0
+SECONDS_A_LABEL = 0.3
+PATIENCE_S = 420.0
+MARKER = ".hone-demo"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What the command line asks for. frames: most a camera, 0 for all. port: of the page, 0 for a free one."""
+
+    state: Path
+    seed: int = 0
+    once: bool = False
+    label: str = "script"
+    frames: int = 0
+    port: int = 0
+
+
+class StoryError(HoneError):
+    """The story did not end as it should."""
+
+
+def run(story: Story) -> int:
+    """Tell the story; returns 0, or raises a HoneError that says what went wrong. Ctrl-C ends it at any time."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console = Console()
+    state = story.state.resolve()
+    _clear(state)
+    children = Children(state / "logs")
+    try:
+        return _Stage(story, state, children, console).play()
+    except KeyboardInterrupt:
+        console.print("\nended; everything that was started is being stopped")
+        return 0 if not story.once else 130
+    finally:
+        children.stop()
+
+
+def _clear(state: Path) -> None:
+    """Make room for a fresh story: only in a folder that a demo made; converted backbones stay."""
+    if state.exists() and any(state.iterdir()) and not (state / MARKER).exists():
+        if {one.name for one in state.iterdir()} - {"cache"}:
+            raise ConfigError(
+                "is not empty and not of an earlier demo", subject=str(state), remedy="Give another one with --state"
+            )
+    state.mkdir(parents=True, exist_ok=True)
+    (state / MARKER).touch()
+    for one in state.iterdir():
+        if one.name in ("cache", MARKER):
+            continue
+        if one.is_dir():
+            shutil.rmtree(one)
+        else:
+            one.unlink()
+
+
+class _Stage:
+    """One telling of the story."""
+
+    def __init__(self, story: Story, state: Path, children: Children, console: Console) -> None:
+        self._story = story
+        self._state = state
+        self._children = children
+        self._console = console
+        self._clock = SystemClock()
+        self._web_port = story.port or free_port()
+        self._mqtt_port = free_port()
+        self._url = f"http://127.0.0.1:{self._web_port}"
+        self._client = httpx.Client(base_url=self._url, timeout=10)
+        self._began = time.monotonic()
+        self._step = "setting the stage"
+        self._operator: Operator | None = None
+        self._said = 0.0
+        self._quiet = 0
+        self._screen: Live | None = None
+
+    def play(self) -> int:
+        """All acts in their order."""
+        self._console.print(f"[bold]Hone demo[/]  the page: [underline]{self._url}[/]")
+        cells = split(load(), self._story.seed, len(CAMERAS), self._story.frames)
+        settings = self._set_stage(cells)
+        store = open_store(settings)
+        try:
+            with Live(console=self._console, refresh_per_second=4, transient=True) as screen:
+                self._screen = screen if self._console.is_terminal else None
+                self._first_release(cells, settings, store)
+                judge = self._judge(cells, settings, store)
+                try:
+                    self._let_it_run(cells)
+                    self._act("measuring what random labels would have given")
+                    judge.join()
+                    result = self._result(settings, store, judge)
+                finally:
+                    judge.stop()
+                    if self._operator is not None:
+                        self._operator.stop()
+        finally:
+            store.close()
+        self._console.print(table.final(result))
+        write_atomic(self._state / "demo.json", json.dumps(result, indent=1).encode() + b"\n")
+        self._console.print(f"figures in {self._state / 'demo.json'}")
+        problems = _problems(result)
+        if self._story.once:
+            if problems:
+                raise StoryError("; ".join(problems), subject="the demo", remedy=f"Logs are in {self._state / 'logs'}")
+            return 0
+        for problem in problems:
+            self._console.print(f"[red]not as it should be: {problem}[/]")
+        self._console.print(f"the page stays open at {self._url}; Ctrl-C ends everything")
+        while True:
+            self._children.check()
+            time.sleep(1)
+
+    # -- acts
+
+    def _set_stage(self, cells: Split) -> HubSettings:
+        """Configuration, keys, broker, hub, images; the cameras start at once and wait for the first release."""
+        hub = self._state / "hub"
+        passwords = broker.new_passwords([broker.HUB_USER, broker.SCADA_USER, *CAMERAS])
+        configuration = broker.write_configuration(self._state / "broker", port=self._mqtt_port, passwords=passwords)
+        keys.make(hub / "keys", self._clock)
+        root = keys.load(hub / "keys").root_public
+        config = self._state / "hub.toml"
+        write_atomic(config, _hub_toml(self._mqtt_port, self._web_port, self._story.seed).encode())
+        settings = read(config)
+        self._children.start("broker", broker.command(configuration))
+        broker.wait_ready(self._mqtt_port)
+        self._children.start("hub", [sys.executable, "-m", "hub", "serve", "--config", str(config)])
+        self._wait("the hub to answer", lambda: self._overview() is not None, 60)
+        for camera, stream in zip(CAMERAS, cells.streams, strict=True):
+            folder = self._state / "cameras" / camera.replace("/", "-")
+            lay_out(stream, folder / "frames", by_class=False)
+            text = _edge_toml(
+                camera, root, self._mqtt_port, self._state / "broker" / "clear" / camera.replace("/", "__")
+            )
+            write_atomic(folder / "edge.toml", text.encode())
+            command = [sys.executable, "-m", "edge", "run", "--config", str(folder / "edge.toml")]
+            self._children.start(camera.replace("/", "-"), command)
+        return settings
+
+    def _first_release(self, cells: Split, settings: HubSettings, store: Store) -> None:
+        """Import the start set and the holdout, train, evaluate, release."""
+        self._act("importing 150 mono cells and the holdout")
+        for name, some in (("train", cells.start), ("holdout", cells.holdout)):
+            folder = self._state / "import" / name
+            lay_out(some, folder, by_class=True)
+            import_folder(settings, store, folder, name, self._clock, progress=lambda *_: self._show())
+        self._act("training the first model")
+        self._post("/api/runs", {"why": "the first model"})
+        self._wait("the first release", lambda: self._now("latest") >= 1, 180)
+
+    def _judge(self, cells: Split, settings: HubSettings, store: Store) -> Judge:
+        with store.read() as session:
+            model = session.exec(select(Release.model).where(Release.number == 1)).one()
+        spec = msgspec.convert(model, ModelSpec)
+        part = Part(store.blobs.read(spec.backbone.sha256), name="backbone")
+        judge = Judge(cells, part, spec.preprocess, self._story.seed)
+        judge.start()
+        if self._story.label == "script":
+            truth = {sha256_hex(cell.path.read_bytes()): cell.label for stream in cells.streams for cell in stream}
+            self._operator = Operator(self._url, truth, budget=LABELS, seconds_each=SECONDS_A_LABEL)
+            self._operator.start()
+        return judge
+
+    def _let_it_run(self, cells: Split) -> None:
+        """The line runs: mono cells, then poly; the operator labels; the hub retrains and releases."""
+        self._act("the line runs mono cells, then poly")
+        if self._story.label == "me":
+            self._console.print(f"label at {self._url}/label; the story goes on until Ctrl-C, or {LABELS} labels")
+        total = sum(len(stream) for stream in cells.streams)
+        patience = PATIENCE_S if self._story.label == "script" else float("inf")
+
+        def ended() -> bool:
+            view = self._overview()
+            if view is None or len(view["cameras"]) < len(CAMERAS):
+                return False
+            frames = sum((one["captured"] or 0) for one in view["cameras"])
+            empty = all(one["spool_left"] == 0 for one in view["cameras"])
+            labelled = view["queue"]["labelled"]
+            desk = labelled >= LABELS or (
+                self._story.label == "script" and view["queue"]["waiting"] == 0 and view["totals"]["unchecked"] == 0
+            )
+            settled = view["current"] is None and view["queue"]["since_run"] < EVERY
+            rolled = view["rollout"] is not None and view["rollout"]["stage"] == "done"
+            if frames >= total and not desk:
+                self._step = "the line has stopped; the desk is still open"
+            return frames >= total and empty and desk and settled and rolled and self._settled_twice()
+
+        self._quiet = 0
+        self._wait("the story to end", ended, patience)
+
+    def _settled_twice(self) -> bool:
+        """Between the end of a run and its release lies a moment; look a second later again."""
+        self._quiet += 1
+        return self._quiet >= 3
+
+    # -- figures
+
+    def _result(self, settings: HubSettings, store: Store, judge: Judge) -> dict[str, Any]:
+        """What demo.json says, from the database and the cameras' own reports."""
+        with store.read() as session:
+            releases = session.exec(select(Release).order_by(col(Release.number))).all()
+            runs = {one.id: one for one in session.exec(select(Run)).all()}
+            cameras = session.exec(select(Camera)).all()
+            stored = session.exec(select(func.count()).select_from(Image).where(Image.split == "pool")).one()
+            labels = session.exec(
+                select(func.count()).select_from(Image).where(Image.split == "pool", col(Image.label).is_not(None))
+            ).one()
+        last = releases[-1].number
+        gain = judge.gain(store, releases[0].number, last)
+        reports = [one.reported for one in cameras]
+        reloads = [one["reload"]["last_ms"] for one in reports if one["reload"]["last_ms"] is not None]
+        return {
+            "seconds": round(time.monotonic() - self._began, 1),
+            "labels": labels,
+            "seed": self._story.seed,
+            "gain": {
+                "auc": gain.auc_gain.value if gain.auc_gain else None,
+                "low": gain.auc_gain.low if gain.auc_gain else None,
+                "high": gain.auc_gain.high if gain.auc_gain else None,
+            },
+            "random_labels_auc": judge.random_labels_auc(labels, settings.train),
+            "releases": [_release_row(one, runs[one.run_id]) for one in releases],
+            "images": {
+                "spooled": sum(one["spool"]["spooled"] for one in reports),
+                "stored": stored,
+                "left": sum(one["spool"]["left"] for one in reports),
+                "dropped": sum(one["spool"]["dropped"] for one in reports),
+                "unspooled": sum(one["spool"]["unspooled"] for one in reports),
+                "quarantined": sum(one["spool"]["quarantined"] for one in reports),
+            },
+            "bytes": {"up": sum(one["up"] for one in reports), "down": sum(one["down"] for one in reports)},
+            "frames": {
+                "captured": sum(one["frames"]["captured"] for one in reports),
+                "dropped": sum(one["frames"]["dropped"] for one in reports),
+            },
+            "cameras": {"total": len(CAMERAS), "on_last_release": sum(one.release == last for one in cameras)},
+            "reload_ms": max(reloads) if reloads else None,
+        }
+
+    # -- small things
+
+    def _act(self, step: str) -> None:
+        self._step = step
+        if self._screen is None:
+            self._console.print(f"{time.monotonic() - self._began:6.1f} s  {step}")
+        self._show()
+
+    def _overview(self) -> dict[str, Any] | None:
+        try:
+            view: dict[str, Any] = self._client.get("/api/overview").raise_for_status().json()
+        except httpx.HTTPError:
+            return None  # not up yet; a hub that died is noticed by `check`
+        return view
+
+    def _now(self, key: str) -> Any:
+        view = self._overview()
+        return view[key] if view else 0
+
+    def _post(self, path: str, body: dict[str, Any]) -> None:
+        answer = self._client.post(path, json=body)
+        if answer.is_error:
+            raise StoryError(f"the hub refused ({answer.text})", subject=path)
+
+    def _show(self) -> None:
+        """Draw the live view, or say a line every five seconds."""
+        view = self._overview()
+        labels = self._operator.labels if self._operator else 0
+        if self._screen is not None:
+            self._screen.update(table.live(view, url=self._url, labels=labels, budget=LABELS, step=self._step))
+        elif view is not None and time.monotonic() - self._said > 5:
+            self._said = time.monotonic()
+            self._console.print(f"{self._said - self._began:6.1f} s  {table.line(view, self._step, labels)}")
+
+    def _wait(self, what: str, done: Any, seconds: float) -> None:
+        """Look twice a second until `done`; every process must live, and the first failed run ends the story."""
+        deadline = time.monotonic() + seconds
+        while not done():
+            self._children.check()
+            if self._operator is not None and self._operator.error:
+                raise StoryError(self._operator.error, subject="the demo")
+            view = self._overview()
+            if view and (failed := [one for one in view["runs"] if one["state"] == "failed"]):
+                raise StoryError(failed[0]["error"], subject=f"run {failed[0]['id']}")
+            if time.monotonic() > deadline:
+                raise StoryError(
+                    f"waited {seconds:.0f} s for {what}",
+                    subject="the demo",
+                    remedy=f"Logs are in {self._state / 'logs'}",
+                )
+            self._show()
+            time.sleep(0.5)
+
+
+def _release_row(release: Release, run: Run) -> dict[str, Any]:
+    """One release in demo.json. bytes: what a camera fetches that runs the release before."""
+    row: dict[str, Any] = {"release": release.number}
+    for key in ("auc", "accuracy", "balanced_accuracy"):
+        interval = run.evaluation[key]
+        row |= {key: interval["value"], f"{key}_low": interval["low"], f"{key}_high": interval["high"]}
+    return {**row, "bytes": release.new_bytes}
+
+
+def _problems(result: dict[str, Any]) -> list[str]:
+    """Everything in which the story did not end as it should."""
+    problems = []
+    releases, images, gain = result["releases"], result["images"], result["gain"]
+    if len(releases) < 2:
+        problems.append("there is no second release")
+    elif releases[-1]["auc"] <= releases[0]["auc"]:
+        problems.append(f"the last release is no better (AUC {releases[-1]['auc']:.3f})")
+    elif gain["low"] is None or gain["low"] <= 0:
+        problems.append("the gain is not proven: its interval reaches 0")
+    if result["cameras"]["on_last_release"] != result["cameras"]["total"]:
+        problems.append("not every camera runs the last release")
+    if result["frames"]["dropped"]:
+        problems.append(f"{result['frames']['dropped']} frames were dropped")
+    if images["left"] or images["stored"] + images["dropped"] + images["quarantined"] != images["spooled"]:
+        problems.append(f"images do not add up: {images}")
+    if images["dropped"] or images["unspooled"] or images["quarantined"]:
+        problems.append(f"images were lost: {images}")
+    return problems
+
+
+def _hub_toml(mqtt_port: int, web_port: int, seed: int) -> str:
+    return f"""\
+# Written by `hone-hub demo`; a real hub's file looks the same.
+name = "hub"
+state = "hub"
+cache = "cache"
+
+[project]
+name = "{PROJECT}"
+classes = {json.dumps(list(CLASSES))}
+
+[mqtt]
+port = {mqtt_port}
+username = "hub"
+password_file = "broker/clear/hub"
+
+[web]
+port = {web_port}
+
+[train]
+seed = {seed}
+
+[retrain]
+every_labels = {EVERY}
+
+[rollout]
+canary = 1
+soak_s = 3.0
+"""
+
+
+def _edge_toml(camera: str, root: str, mqtt_port: int, password_file: Path) -> str:
+    return f"""\
+# Written by `hone-hub demo`; a real camera's file looks the same.
+camera = "{camera}"
+project = "{PROJECT}"
+root_key = "{root}"
+state = "state"
+report_s = 1.0
+
+[capture]
+source = "frames"
+fps = {FPS}
+queue = 16
+
+[triage]
+low_score = 0.9
+
+[mqtt]
+port = {mqtt_port}
+password_file = {json.dumps(str(password_file))}
+"""

@@ -1,0 +1,86 @@
+"""What the demo shows in the terminal: the fleet while it runs, and the figures at its end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def live(overview: Mapping[str, Any] | None, *, url: str, labels: int, budget: int, step: str) -> RenderableType:
+    """The fleet right now. overview: answer of /api/overview, None before the hub answers."""
+    head = Text.assemble(("Hone demo  ", "bold"), (url, "underline"), f"   {step}")
+    if overview is None:
+        return head
+    cameras = Table(expand=True, box=None, pad_edge=False)
+    for name in ("camera", "state", "release", "frames", "frames/s", "low score", "spool"):
+        cameras.add_column(name, justify="left" if name in ("camera", "state") else "right")
+    for one in overview["cameras"]:
+        cameras.add_row(
+            one["name"],
+            one["words"],
+            str(one["release"] or "-"),
+            str(one["captured"] or 0),
+            f"{one['fps'] or 0:.1f}",
+            f"{100 * (one['low_score'] or 0):.0f} %",
+            str(one["spool_left"] or 0),
+        )
+    queue = overview["queue"]
+    desk = f"{queue['waiting']} wait for a label, {queue['labelled']} labelled" + (f" of {budget}" if budget else "")
+    run = overview["current"]
+    training = f"run {run['id']}: {run['step']} ({100 * run['progress']:.0f} %)" if run else "no run under way"
+    return Group(head, cameras, Text(f"images {overview['totals']['stored']} stored, {desk}"), Text(training))
+
+
+def line(overview: Mapping[str, Any], step: str, labels: int) -> str:
+    """The same in one line, for a terminal that is none."""
+    cameras = overview["cameras"]
+    frames = sum(one["captured"] or 0 for one in cameras)
+    running = ",".join(str(one["release"]) for one in cameras)
+    run = overview["current"]
+    return (
+        f"{step}: frames {frames}, on release {running or '-'}, stored {overview['totals']['stored']}, "
+        f"labels {labels}, waiting {overview['queue']['waiting']}" + (f", run {run['id']} {run['step']}" if run else "")
+    )
+
+
+def final(result: Mapping[str, Any]) -> RenderableType:
+    """The figures of demo.json as a table."""
+    releases = Table(title="Releases, each on the same held-out images", title_justify="left")
+    for name in ("release", "AUC [95 %]", "accuracy [95 %]", "balanced accuracy [95 %]", "bytes to a camera"):
+        releases.add_column(name, justify="right")
+    for one in result["releases"]:
+        releases.add_row(
+            str(one["release"]),
+            *(
+                f"{one[key]:.3f} [{one[key + '_low']:.3f}, {one[key + '_high']:.3f}]"
+                for key in ("auc", "accuracy", "balanced_accuracy")
+            ),
+            f"{one['bytes']:,}",
+        )
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim")
+    facts.add_column()
+    gain, images, frames = result["gain"], result["images"], result["frames"]
+    random_auc = result["random_labels_auc"]
+    if gain["auc"] is not None:
+        facts.add_row("gain", f"AUC +{gain['auc']:.3f} [{gain['low']:.3f}, {gain['high']:.3f}], last against first")
+    facts.add_row("labels", f"{result['labels']}")
+    if random_auc is not None:
+        facts.add_row("as many random labels", f"AUC {random_auc:.3f} (mean of ten draws)")
+    facts.add_row(
+        "images",
+        f"{images['spooled']} spooled, {images['stored']} stored, {images['left']} left, {images['dropped']} dropped",
+    )
+    facts.add_row("bytes", f"{result['bytes']['up']:,} up, {result['bytes']['down']:,} down")
+    if len(result["releases"]) > 1:
+        first, second = result["releases"][0]["bytes"], result["releases"][1]["bytes"]
+        facts.add_row("second release", f"{100 * second / first:.2f} % of the first one's bytes")
+    facts.add_row("frames", f"{frames['captured']} captured, {frames['dropped']} dropped")
+    cameras = result["cameras"]
+    facts.add_row("cameras", f"{cameras['on_last_release']} of {cameras['total']} run the last release")
+    if result["reload_ms"] is not None:
+        facts.add_row("reload", f"{result['reload_ms']:.0f} ms from plan to swap, the slowest camera")
+    facts.add_row("time", f"{result['seconds']:.0f} s, seed {result['seed']}")
+    return Group(releases, facts)

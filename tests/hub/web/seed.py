@@ -1,0 +1,292 @@
+"""A hub with a past: a real store with drawn images, cameras, labels, runs, releases, and a daemon that only notes.
+
+Run it to look around: `python -m tests.hub.web.seed` serves it and prints the address.
+"""
+
+import hashlib
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from hub.evaluate import compare, evaluate
+from hub.label import Desk
+from hub.settings import HubSettings, ProjectSettings, WebSettings
+from hub.store import Store, open_store
+from hub.tables import Camera, Embedding, Image, Release, Rollout, Run
+from hub.web.actions import HubState
+from hub.web.app import create_app
+from hub.web.serve import WebServer
+from shared.clock import Clock, SystemClock
+from shared.errors import BrokerError, TrainError
+from shared.messages import FrameState, Rates, ReloadState, Reported, SpoolState, encode
+
+import msgspec
+
+CLASSES = ["good", "defect"]
+
+
+@dataclass
+class FakeActions:
+    """`hub.web.actions.Actions` on the store alone: runs are queued as rows, releases only counted."""
+
+    store: Store
+    clock: Clock
+    broker: bool = True
+    fails: bool = False
+    released: list[tuple[int, str]] = field(default_factory=list)
+
+    def state(self) -> HubState:
+        return HubState(
+            broker=self.broker, boot="b7", errors={"hash_mismatch": 2}, up=48_300_112, down=912_445_003,
+            version="0.1.0",
+        )
+
+    def start_run(self, why: str) -> int:
+        with self.store.write() as session:
+            if any(one.state in ("queued", "running") for one in session.exec(_all(Run))):
+                raise TrainError("is under way already", subject="a run", remedy="Wait for it, or cancel it")
+            run = Run(project="cells", why=why, created_at=self.clock.utc())
+            session.add(run)
+            session.flush()
+            assert run.id is not None
+            return run.id
+
+    def cancel_run(self, run_id: int) -> None:
+        with self.store.write() as session:
+            run = session.get(Run, run_id)
+            assert run is not None
+            run.state, run.ended_at = "cancelled", self.clock.utc()
+            session.add(run)
+
+    def release_run(self, run_id: int, note: str) -> int:
+        if self.fails:
+            raise BrokerError("is not there", subject="broker", remedy="Start it")
+        self.released.append((run_id, note))
+        return 5
+
+    def resume_rollout(self) -> None:
+        with self.store.write() as session:
+            rollout = session.exec(_all(Rollout)).first()
+            assert rollout is not None
+            rollout.state, rollout.reason = "running", ""
+            session.add(rollout)
+
+
+@dataclass
+class Seeded:
+    """All parts of a hub for the page."""
+
+    settings: HubSettings
+    store: Store
+    desk: Desk
+    actions: FakeActions
+    clock: Clock
+
+
+def _all(table):
+    from sqlmodel import select
+
+    return select(table).order_by(table.id.desc())
+
+
+def cell(rng: np.random.Generator, defect: bool) -> bytes:
+    """A drawn electroluminescence image of a solar cell, PNG 300x300; dark cracks when it has a defect."""
+    high = np.linspace(0, 1, 300)
+    light = 118 + 52 * np.outer(np.sin(np.pi * (0.12 + 0.76 * high)), np.sin(np.pi * (0.12 + 0.76 * high)))
+    grain = cv2.GaussianBlur(rng.normal(0, 1, (300, 300)), (0, 0), 9) * 55 + rng.normal(0, 4, (300, 300))
+    picture = np.clip(light + grain, 0, 255).astype(np.uint8)
+    for at in (75, 150, 225):
+        cv2.line(picture, (0, at), (299, at), 40, 5)
+    for at in range(6, 300, 9):
+        picture[:, at] = (picture[:, at] * 0.86).astype(np.uint8)
+    if defect:
+        for _ in range(int(rng.integers(1, 4))):
+            points = np.cumsum(np.vstack([rng.integers(40, 260, 2), rng.integers(-38, 38, (5, 2))]), axis=0)
+            cv2.polylines(picture, [points.astype(np.int32)], False, 18, int(rng.integers(2, 4)), cv2.LINE_AA)
+        if rng.random() < 0.5:
+            x, y = (int(one) for one in rng.integers(40, 220, 2))
+            picture[y : y + 60, x : x + 70] = (picture[y : y + 60, x : x + 70] * 0.35).astype(np.uint8)
+    done, data = cv2.imencode(".png", picture)
+    assert done
+    return data.tobytes()
+
+
+def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[str] | None = None) -> Seeded:
+    """Fill a fresh store in `folder`; empty: a hub that nothing has happened to yet."""
+    clock = SystemClock()
+    settings = HubSettings(
+        project=ProjectSettings(name="cells", classes=classes or CLASSES), state=str(folder), web=WebSettings(port=0)
+    )
+    store = open_store(settings)
+    desk = Desk(store, "cells", settings.project.classes, clock)
+    made = Seeded(settings, store, desk, FakeActions(store, clock), clock)
+    if not empty:
+        _cameras(made)
+        _images(made, images)
+        _runs(made)
+    return made
+
+
+def _reported(clock: Clock, release: int, low: float, left: int, reload: ReloadState, dropped: int = 0) -> dict:
+    said = Reported(
+        time=clock.utc(), agent="0.1.0", boot="c1", project="cells", release=release, floor=release, reload=reload,
+        spool=SpoolState(
+            spooled=left + 412 + dropped, stored=412, left=left, quarantined=0, dropped=dropped, unspooled=0, torn=0,
+            bytes=left * 61_300, limit=500_000_000,
+        ),
+        frames=FrameState(captured=183_411, inferred=183_400, dropped=11),
+        rates=Rates(fps=9.8 + 4 * low, low_score=low, infer_ms=7.4 + low),
+        clock="synchronised", up=25_300_000, down=13_900_000,
+    )
+    return msgspec.json.decode(encode(said))
+
+
+def _cameras(made: Seeded) -> None:
+    now = made.clock.utc()
+    idle = ReloadState(state="idle", swap_ms=0.04, last_ms=58.0)
+    rows = [
+        ("line-1/top", True, 4, 0.06, 0, idle, 0, 2),
+        ("line-1/side", True, 4, 0.11, 3, idle, 0, 1),
+        ("line-2/top", True, 3, 0.38, 57, ReloadState(state="fetching", release=4, percent=62), 0, 3),
+        ("line-2/side", True, 3, 0.29, 12, ReloadState(state="failed", release=4, reason="golden check: cosine 0.91"), 0, 4),
+        ("line-3/oven-exit", False, 2, 0.2, 840, idle, 129, 5400),
+    ]
+    with made.store.write() as session:
+        for name, online, release, low, left, reload, dropped, ago in rows:
+            session.add(
+                Camera(
+                    name=name, project="cells", first_seen=now - timedelta(days=31), boot="c1" if online else "",
+                    last_seen=now - timedelta(seconds=ago), online=online, release=release, floor=release,
+                    reported=_reported(made.clock, release, low, left, reload, dropped),
+                )
+            )
+        session.add(
+            Camera(name="line-3/rework", first_seen=now, last_seen=now - timedelta(seconds=9), online=True, boot="c9")
+        )
+
+
+def _images(made: Seeded, count: int) -> None:
+    rng = np.random.default_rng(7)
+    now = made.clock.utc()
+    cameras = ["line-1/top", "line-2/top", "line-2/side", "line-1/side"]
+    truth = [bool(one) for one in rng.random(count) < 0.4]
+    names = made.settings.project.classes
+    blobs = [cell(rng, one) for one in truth]
+    blobs[3] = b"not an image"
+    made.store.blobs.put(blobs)
+    ids = []
+    with made.store.write() as session:
+        for number, (blob, defect) in enumerate(zip(blobs, truth, strict=True)):
+            sure = float(rng.uniform(0.34, 0.66)) if number % 3 else float(rng.uniform(0.08, 0.92))
+            scores = {names[0]: 1 - sure, names[1]: sure} | dict.fromkeys(names[2:], 0.0)
+            split = "holdout" if number % 11 == 5 else "train" if number % 11 == 7 else "pool"
+            image = Image(
+                camera=cameras[number % 4] if split == "pool" else "", event_id=f"01950000-0000-7000-8000-{number:012x}",
+                project="cells", sha256=hashlib.sha256(blob).hexdigest(), size=len(blob), ext="png",
+                captured_at=now - timedelta(seconds=40 * (count - number)),
+                received_at=now - timedelta(seconds=40 * (count - number) - 1), split=split,
+                state="unreadable" if number == 3 else "new" if number == count - 1 else "verified", release=3,
+                guess=max(scores, key=lambda one: scores[one]), score=max(scores.values()), scores=scores,
+                why="low_score" if number % 6 else "random", probability=1.0 if number % 6 else 0.01,
+                width=0 if number == 3 else 300, height=0 if number == 3 else 300,
+                flags={"blurred": 0.81} if number % 17 == 4 else {},
+                label=(names[1] if defect else names[0]) if split != "pool" else None,
+            )
+            session.add(image)
+            session.flush()
+            assert image.id is not None
+            ids.append(image.id)
+            if image.state == "verified":
+                vector = rng.normal(size=16).astype("<f4").tobytes()
+                session.add(Embedding(image_id=image.id, backbone="lite0", vector=vector))
+    for image in made.desk.next(count // 4):
+        assert image.id is not None
+        if image.id % 9 == 0:
+            made.desk.skip(image.id, operator="Mira")
+        else:
+            made.desk.decide(image.id, names[1] if truth[image.id - 1] else names[0], operator="Mira", seconds=1.4)
+
+
+def _figures(rng: np.random.Generator, old: float, new: float, classes: int) -> tuple[dict, dict, dict]:
+    """Evaluations before and after and their comparison, by the hub's own code."""
+    labels = (rng.random(260) < 0.4).astype(np.int64) if classes == 2 else rng.integers(0, classes, 260)
+
+    def model(strength: float) -> np.ndarray:
+        logits = rng.normal(size=(260, classes)) + strength * np.eye(classes)[labels]
+        chances = np.exp(logits)
+        return chances / chances.sum(axis=1, keepdims=True)
+
+    before, after = model(old), model(new)
+    built = evaluate(before, labels, 300), evaluate(after, labels, 300), compare(before, after, labels, bootstrap=300)
+    return tuple(msgspec.to_builtins(one) for one in built)
+
+
+def _runs(made: Seeded) -> None:
+    rng = np.random.default_rng(3)
+    now = made.clock.utc()
+    classes = len(made.settings.project.classes)
+    curve = [float(0.24 + 0.62 * np.exp(-step / 11) + 0.012 * abs(np.sin(step))) for step in range(64)]
+    releases = []
+    with made.store.write() as session:
+        for number, (old, new, labels) in enumerate([(0.6, 0.9, 150), (0.9, 1.3, 204), (1.3, 1.35, 251), (1.3, 2.0, 302)]):
+            before, evaluation, comparison = _figures(rng, old, new, classes)
+            at = now - timedelta(hours=20 - 6 * number)
+            run = Run(
+                project="cells", state="done", why=f"{52 if number else 150} new labels", created_at=at,
+                started_at=at + timedelta(seconds=2), ended_at=at + timedelta(seconds=44), progress=1.0, step="done",
+                settings={"l2": [0.03, 0.01, 0.003], "folds": 5, "class_balanced": True, "seed": 0}, attempts=1,
+                versions={"hone": "0.1.0", "torch": "2.13.0"}, snapshot="9f" * 32, labels=labels,
+                train_images=labels - 20, holdout_images=260, curve=curve, evaluation=evaluation,
+                before=before if number else {}, comparison=comparison if number else {}, against=number,
+                fit={"l2": 0.003, "temperature": 1.31, "oof_auc": 0.912, "seconds": 3.8},
+                verdict=comparison["verdict"] if number else "better",
+                reason=comparison["reason"] if number else "the first model",
+            )
+            session.add(run)
+            session.flush()
+            if run.verdict == "better":
+                releases.append((run.id, at + timedelta(seconds=50)))
+        session.add(
+            Run(project="cells", state="failed", why="asked for on the page", created_at=now - timedelta(hours=1),
+                started_at=now - timedelta(hours=1), ended_at=now - timedelta(minutes=59), progress=0.2, labels=302,
+                error="TrainError: every class needs at least 2 labelled images: class 1 has 1")
+        )
+        session.add(
+            Run(project="cells", state="running", why="50 new labels", created_at=now - timedelta(minutes=1),
+                started_at=now - timedelta(seconds=50), progress=0.62, step="Fold 4 of 5", labels=352,
+                train_images=330, holdout_images=260, curve=curve[:22], against=4, lease_until=now)
+        )
+        for index, (run_id, at) in enumerate([*releases, (None, now - timedelta(minutes=14))][-4:]):
+            session.add(
+                Release(
+                    project="cells", number=index + 1, run_id=run_id, created_at=at, expires_at=at + timedelta(days=90),
+                    envelope=b"{}", size=13_941_120, new_bytes=13_941_120 if index == 0 else 22_512,
+                    note="" if run_id else "Back to the model of release 2",
+                )
+            )
+        count = len([*releases, None][-4:])
+        session.add(
+            Rollout(project="cells", release=count, previous=count - 1, stage="everyone", state="held",
+                    reason="line-2/side failed its golden check", cameras=["line-1/top"],
+                    since=now - timedelta(minutes=14))
+        )
+
+
+def serve(made: Seeded) -> WebServer:
+    """The page of a seeded hub, on a free port."""
+    app = create_app(made.settings, made.store, made.desk, made.actions, made.clock)
+    server = WebServer(app, made.settings.web.host, made.settings.web.port)
+    server.start()
+    return server
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        print(serve(seed(Path(place), empty="empty" in sys.argv)).url, flush=True)
+        threading.Event().wait()
