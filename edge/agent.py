@@ -10,6 +10,7 @@ import logging
 import queue
 import random
 import threading
+import time
 from collections import Counter
 
 from edge.capture import Capture, open_source
@@ -49,11 +50,11 @@ class Agent:
         self._settings = settings
         self._clock = clock
         self._boot = boot_id()
-        self._stopping = threading.Event()
+        self._stopping = False  # no Event: a signal handler that sets one can wait for a lock of its own thread
         self._errors: Counter[str] = Counter()
         camera = settings.camera
         last_will = (topics.status(camera), encode(Status(online=False)))
-        self._bus = PahoBus(settings.mqtt, client_id=f"hone-{camera.replace('/', '-')}", will=last_will)
+        self._bus = PahoBus(settings.mqtt, client_id=f"hone/camera/{camera}", will=last_will)
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
         self._triage = Triage(settings.triage)
@@ -100,10 +101,10 @@ class Agent:
             "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
         )
         capturing = False
-        while not self._stopping.is_set():
+        while not self._stopping:
             running = self._engine.turn()
             if running is None:
-                self._stopping.wait(0.05)
+                time.sleep(0.05)
                 continue
             if not capturing:
                 capturing = True
@@ -115,7 +116,7 @@ class Agent:
 
     def stop(self) -> None:
         """Have `run` return soon."""
-        self._stopping.set()
+        self._stopping = True
 
     # -- the flow
 
@@ -128,7 +129,7 @@ class Agent:
             time=frame.at,
             clock=clock_quality(self._settings),
             label=running.model.classes[prediction.best],
-            score=prediction.score,
+            score=min(1.0, prediction.score),
             release=running.release,
             part=frame.part,
         )
@@ -229,6 +230,7 @@ class Agent:
         self._to_write.put(None)
         self._writer.join(10)
         self._sending.stop()
+        self._reload.ran_well()  # whoever is asked to stop has not been killed by its model
         self._reload.stop()
         self._reporting.stop()
         self._bus.stop([(topics.status(self._settings.camera), encode(Status(online=False, boot=self._boot)))])

@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 from watchdog.events import FileClosedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers import Observer
+from watchdog.observers.inotify import InotifyObserver
 
 from edge.frame import Frame
 from edge.settings import CaptureSettings
@@ -91,7 +91,8 @@ class WatchSource:
                 if isinstance(event, FileMovedEvent):
                     arrived.put(str(event.dest_path))
 
-        observer = Observer()
+        # Full events: a file that is moved in from another folder is told as a move too.
+        observer = InotifyObserver(generate_full_events=True)
         observer.schedule(Handler(), str(self._folder))
         observer.start()
         try:
@@ -183,6 +184,13 @@ class Capture:
         return self.ended and not self._frames
 
     def _run(self) -> None:
+        try:
+            self._take_all()
+        except OSError as error:
+            log.error("the source gives no more frames (%s)", error)
+        self.ended = True
+
+    def _take_all(self) -> None:
         for shot in self._source.shots(self._stop):
             if isinstance(shot, ImageError):
                 self.unreadable += 1
@@ -196,4 +204,3 @@ class Capture:
                     self._frames.popleft()
                     self.dropped += 1
                 self._ready.notify()
-        self.ended = True

@@ -25,6 +25,7 @@ class Engine:
         self._running: Running | None = None
         self._next: Running | None = None
         self._taken = threading.Event()
+        self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=100)
         self.swap_ms = 0.0
         self.inferred = 0
@@ -42,18 +43,24 @@ class Engine:
 
     def offer(self, running: Running, timeout: float) -> bool:
         """Hand in the next model and wait until it is in use; False when no frame boundary came within `timeout`."""
-        self._taken.clear()
-        self._next = running
-        return self._taken.wait(timeout)
+        with self._lock:
+            self._taken.clear()
+            self._next = running
+        if self._taken.wait(timeout):
+            return True
+        with self._lock:
+            self._next = None  # withdrawn: what was reported as failed must not run later
+            return self._taken.is_set()
 
     def turn(self) -> Running | None:
         """The boundary between two frames: take the next model if one waits. Returns the one in use."""
-        if self._next is not None:
-            start = time.perf_counter()
-            self._running, self._next = self._next, None
-            self.swap_ms = (time.perf_counter() - start) * 1000
-            self._taken.set()
-        return self._running
+        with self._lock:
+            if self._next is not None:
+                start = time.perf_counter()
+                self._running, self._next = self._next, None
+                self.swap_ms = (time.perf_counter() - start) * 1000
+                self._taken.set()
+            return self._running
 
     def predict(self, running: Running, pixels: Pixels) -> Prediction:
         """Run the model that `turn` gave on one frame."""

@@ -27,7 +27,7 @@ from edge.shelf import Kept, Shelf
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ManifestError, ModelError, PartError
+from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError
 from shared.files import chunk_count
 from shared.golden import check as check_golden
 from shared.golden import decode as decode_golden
@@ -130,15 +130,16 @@ class Reload:
             self._thread.join(5)
 
     def plan(self, data: bytes) -> None:
-        """The plan arrived."""
-        self._tell(lambda: self._take_plan(data), abandon=False)
+        """The plan arrived; empty bytes mean that the broker's copy was cleared."""
+        if data:
+            self._tell(lambda: self._take_plan(data), abandon=False)
 
     def manifest(self, number: int, data: bytes) -> None:
         """A release's manifest arrived."""
         self._tell(lambda: self._take_manifest(number, data))
 
     def desired(self, data: bytes) -> None:
-        """An exception for this camera arrived; empty bytes mean there is none."""
+        """An exception for this camera arrived; a cleared topic changes nothing, a signed release 0 ends it."""
         if data:
             self._tell(lambda: self._take_desired(data), abandon=False)
 
@@ -154,6 +155,11 @@ class Reload:
     def floor(self) -> int:
         """Highest release number ever accepted."""
         return self._shelf.state.floor
+
+    @property
+    def plan_floor(self) -> int:
+        """Highest plan number ever accepted."""
+        return self._shelf.state.plan_floor
 
     # -- the thread
 
@@ -287,14 +293,15 @@ class Reload:
             except PartError:
                 if fetch.tries >= MAX_TRIES:
                     raise
-                # The broker's copy is damaged, not the release: have the hub publish the part anew.
+                # The broker's copy is damaged, not the release: have the hub publish the part anew, and ask the
+                # broker again only when it had time to (see `_nudge`).
                 self._errors["part"] += 1
                 fetch.again()
                 self._bus.publish(
                     topics.want(self._camera), encode(Want(sha256=sha256, ranges=to_ranges(fetch.missing())))
                 )
-            else:
-                del self._fetches[sha256]
+                return
+            del self._fetches[sha256]
         self._advance()
 
     def _advance(self) -> None:
@@ -344,7 +351,10 @@ class Reload:
             parts[name] = Part(self._shelf.read(part), name=name, threads=self._threads)
         model = Model(parts["backbone"], parts["head"], spec.classes, spec.preprocess)
         model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
-        result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)
+        try:
+            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)
+        except ImageError as error:
+            raise PartError(f"holds an image that {error.what}", subject="golden part") from error
         return model, result.worst_cosine, result.worst_difference
 
     def _nudge(self) -> None:
@@ -360,6 +370,7 @@ class Reload:
             if fetch.asked:
                 want = Want(sha256=fetch.part.sha256, ranges=to_ranges(fetch.asked))
                 self._bus.publish(topics.want(self._camera), encode(want))
+        self._advance()
 
     def _drop_fetches(self) -> None:
         """Stop waiting for whatever was on its way; complete parts stay on the shelf."""

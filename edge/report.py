@@ -112,6 +112,7 @@ class Reporting:
             project=self._settings.project,
             release=running.release if running else 0,
             floor=reload.floor,
+            plan_floor=reload.plan_floor,
             reload=reload.state,
             spool=self._spool.state(),
             frames=FrameState(

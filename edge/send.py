@@ -89,20 +89,26 @@ class Sending:
         lower_priority()
         while True:
             try:
-                note = self._inbox.get(timeout=0.2)
-                while True:
-                    if note is None:
-                        return
-                    note()
-                    note = self._inbox.get_nowait()
-            except queue.Empty:
-                pass
-            try:
+                if not self._listen():
+                    return
                 self._pump()
             except OSError as error:
                 self._errors["spool"] += 1
                 log.error("the spool cannot be read or written (%s); trying again in 2 s", error)
                 time.sleep(2)
+                for offer in self._spool.offers():  # what the hub has and the spool could not let go
+                    self._sender.add(offer)
+
+    def _listen(self) -> bool:
+        """Do what the notes in the inbox say; False when the thread shall end."""
+        try:
+            note = self._inbox.get(timeout=0.2)
+            while note is not None:
+                note()
+                note = self._inbox.get_nowait()
+        except queue.Empty:
+            return True
+        return False
 
     def _pump(self) -> None:
         """Publish what the rules want, as long as the connection has room."""

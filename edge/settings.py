@@ -55,13 +55,14 @@ class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. camera: `site/camera`. root_key: public root key of the hub, hex (`hone-hub keys` prints it).
 
-    hub: name of the hub that collects from this camera. state: folder for spool and models. threads: of the model. report_s: seconds between two reports. clock: "trusted"
-    when the system clock is known to be right, "auto" to ask the system.
+    hub: name of the hub that collects from this camera. state: folder for spool and models. threads: of the model.
+    report_s: seconds between two reports. clock: "trusted" when the system clock is known to be right, "auto" to ask
+    the system.
     """
 
     camera: str
     project: str
-    root_key: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    root_key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     capture: CaptureSettings
     hub: str = "hub"
     state: str = "state"

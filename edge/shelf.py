@@ -65,9 +65,12 @@ class Shelf:
         write_atomic(self._file, msgspec.json.encode(self.state))
 
     def has(self, part: PartSpec) -> bool:
-        """Whether a part is complete on disk, by name and size; `read` checks the hash."""
-        path = self._parts / part.sha256
-        return path.is_file() and path.stat().st_size == part.size
+        """Whether a part is whole on disk; a damaged one is removed."""
+        try:
+            self.read(part)
+        except PartError:
+            return False
+        return True
 
     def read(self, part: PartSpec) -> bytes:
         """The bytes of a part; PartError (and the file is removed) when they do not have its hash."""

@@ -7,6 +7,7 @@ refused) is written to `journal.jsonl` and synced before a file is deleted. Inva
     spooled = stored + left + quarantined + dropped
 """
 
+import errno
 import json
 import logging
 import os
@@ -37,8 +38,8 @@ class _Entry:
 class Spool:
     """Events on disk; safe to use from several threads.
 
-    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files.
-    Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
+    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files, and as many
+    of torn ones. Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
     """
 
     def __init__(self, folder: Path, *, limit: int, quarantine_limit: int) -> None:
@@ -150,7 +151,7 @@ class Spool:
                 if path.exists():
                     (self._quarantine / path.name).write_bytes(path.read_bytes())
             (self._quarantine / f"{event_id}.reason.txt").write_text(reason + "\n", encoding="utf-8")
-            self._bound_quarantine()
+            self._bound(self._quarantine)
             self._end([event_id], "quarantined", reason)
 
     def state(self) -> SpoolState:
@@ -213,12 +214,26 @@ class Spool:
             entry = self._entries.pop(one)
             self._bytes -= entry.bytes
             self._discard(one, entry.ext)
+        self._bound_journal()
 
     def _append(self, lines: str) -> None:
-        with open(self._journal, "a", encoding="utf-8") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
+        """Add to the journal, durably; all or, with an OSError, nothing: half a line would spoil the next one."""
+        data = lines.encode()
+        with open(self._journal, "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+    def _bound_journal(self) -> None:
+        """Replace a long journal by its totals, once the files of all it names are gone."""
+        if self._journal.stat().st_size > JOURNAL_LIMIT:
+            sync_folder(self._folder)
+            write_atomic(self._journal, json.dumps({"totals": self._totals}).encode() + b"\n")
 
     def _discard(self, event_id: str, ext: str) -> None:
         """Delete an event's files; the metadata first, so that what is left is no event."""
@@ -234,11 +249,13 @@ class Spool:
             if path.exists():
                 os.replace(path, self._torn_folder / path.name)
         self._torn += 1
+        self._bound(self._torn_folder)
         self._end([event_id], "dropped", f"torn: {reason}")
         self._gone(event_id)
 
-    def _bound_quarantine(self) -> None:
-        files = sorted(self._quarantine.iterdir(), key=lambda one: one.stat().st_mtime)
+    def _bound(self, folder: Path) -> None:
+        """Delete the oldest files of a folder until the rest is within the quarantine's limit."""
+        files = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
         total = sum(one.stat().st_size for one in files)
         for one in files:
             if total <= self._quarantine_limit:
@@ -283,9 +300,10 @@ class Spool:
             offer = Offer(event.id, event.size, event.chunk_size, event.value)
             self._entries[event_id] = _Entry(offer, event.ext, event.size + note.stat().st_size)
             self._bytes += self._entries[event_id].bytes
+        self._bound(self._torn_folder)
+        self._journal.touch()
         sync_folder(self._folder)
-        if self._journal.exists() and self._journal.stat().st_size > JOURNAL_LIMIT:
-            write_atomic(self._journal, json.dumps({"totals": self._totals}).encode() + b"\n")
+        self._bound_journal()
 
     def _read_journal(self) -> set[str]:
         """Ids that ended, by the journal; a torn last line (crash while writing) is cut off."""

@@ -48,10 +48,11 @@ class Triage:
         return prediction.score < self._settings.low_score
 
     def _is_copy(self, embedding: Floats) -> bool:
-        """Whether the cosine to a recent event's embedding is above `duplicate`."""
-        if not self._recent:
+        """Whether the cosine to a recent event's embedding is above `duplicate`; another backbone's do not count."""
+        recent = [one for one in self._recent if one.shape == embedding.shape]
+        if not recent:
             return False
-        return bool((np.stack(self._recent) @ _unit(embedding)).max() > self._settings.duplicate)
+        return bool((np.stack(recent) @ _unit(embedding)).max() > self._settings.duplicate)
 
 
 def _unit(embedding: Floats) -> Floats:

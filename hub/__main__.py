@@ -102,10 +102,12 @@ def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str,
     from urllib.request import Request, urlopen
 
     from hub.settings import find_config, read
-    from shared.errors import StoreError
+    from shared.errors import ConfigError, StoreError
 
-    settings = read(find_config(arguments.config))
-    url = f"http://{settings.web.host}:{settings.web.port}{path}"
+    web = read(find_config(arguments.config)).web
+    if not web.port:
+        raise ConfigError("web.port is 0, so the hub's page has no fixed address", remedy="Set it in hub.toml")
+    url = f"http://{f'[{web.host}]' if ':' in web.host else web.host}:{web.port}{path}"
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
     try:

@@ -9,8 +9,10 @@ import queue
 import threading
 from collections import Counter, defaultdict
 
+import msgspec
 from sqlmodel import select
 
+from hub.registry import MAX_RELEASE
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Image, Tombstone
@@ -18,7 +20,7 @@ from shared import topics
 from shared.bus import Bus, Message
 from shared.clock import Clock
 from shared.errors import HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
-from shared.messages import Event, HubStatus, Reply, Status, decode, encode
+from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode
 from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
 
@@ -26,6 +28,12 @@ log = logging.getLogger(__name__)
 INBOX = 4096
 """Messages that may wait here; beyond it paho's thread waits, and so the broker."""
 UNKNOWN_PAUSE_MS = 60_000
+
+
+class _Named(msgspec.Struct, frozen=True):
+    """All that is needed of an event to refuse it."""
+
+    id: EventId
 
 
 class Collector:
@@ -101,7 +109,7 @@ class Collector:
             case ChunkTopic(camera=camera, event=event_id, index=index):
                 self._do(self._receiver.chunk(camera, event_id, index, message.payload, now))
             case CameraTopic(camera=camera, leaf="event"):
-                event = decode(message.payload, Event, subject=message.topic)
+                event = self._read_event(camera, message)
                 self._check(camera, event)
                 self._do(self._receiver.event(camera, event, self._stored_hash(camera, event.id), now))
             case CameraTopic(camera=camera, leaf="status"):
@@ -110,6 +118,18 @@ class Collector:
             case _:
                 raise MessageError("is not for the collector", subject=message.topic)
 
+    def _read_event(self, camera: str, message: Message) -> Event:
+        """The event; one that cannot be read is refused by its id, where that can, or its camera would ask for ever."""
+        try:
+            return decode(message.payload, Event, subject=message.topic)
+        except MessageError as error:
+            try:
+                named = decode(message.payload, _Named, subject=message.topic)
+            except MessageError:
+                raise error from None
+            self._bus.publish(topics.reply(camera), encode(Reply(refuse={named.id: error.what})))
+            raise
+
     def _greet(self, camera: str, status: Status) -> None:
         if status.online:
             self._do(self._receiver.hello(camera))
@@ -117,7 +137,7 @@ class Collector:
             self._receiver.bye(camera)
 
     def _check(self, camera: str, event: Event) -> None:
-        """UnknownCameraError or ScopeError for what this hub must not store; the camera keeps it and is paused."""
+        """An error for what this hub must not store; the camera keeps it and is paused."""
         accepted = self._settings.collect.cameras
         error: HoneError | None = None
         if accepted and camera not in accepted:
@@ -129,6 +149,8 @@ class Collector:
                 f"is of project {event.project}, this hub serves {self._settings.project.name}",
                 subject=f"event {event.id} of {camera}",
             )
+        elif event.release > MAX_RELEASE:
+            error = MessageError(f"names a release above {MAX_RELEASE}", subject=f"event {event.id} of {camera}")
         if error is not None:
             self._bus.publish(topics.reply(camera), encode(Reply(pause_ms=UNKNOWN_PAUSE_MS)))
             raise error

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -18,8 +19,7 @@ from sqlmodel import col, select
 from hub import keys, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
-from hub.registry import Registry
-from hub.run import labels_now
+from hub.registry import Registry, labels_since_run
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Release, Rollout, Run
@@ -28,7 +28,7 @@ from hub.web.actions import HubState
 from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
-from shared.errors import HoneError, MessageError, TrainError
+from shared.errors import HoneError, MessageError, TrainError, UnknownCameraError
 from shared.ids import boot_id
 from shared.litert import Part
 from shared.manifest import ModelSpec
@@ -57,7 +57,7 @@ class Daemon:
         self._errors: Counter[str] = Counter()
         self._keys = keys.load(settings.state_folder / "keys")
         will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
-        self._bus = PahoBus(settings.mqtt, client_id=f"hone-hub-{settings.name}", will=will)
+        self._bus = PahoBus(settings.mqtt, client_id=f"hone/hub/{settings.name}", will=will)
         self._registry = Registry(store, clock)
         self._collector = Collector(settings, self._boot, store=store, bus=self._bus, clock=clock, errors=self._errors)
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
@@ -86,7 +86,11 @@ class Daemon:
         self._thread.join(10)
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._verifier.stop()
         self._collector.stop()
         self._publisher.stop()
@@ -117,6 +121,11 @@ class Daemon:
         if not isinstance(topic, CameraTopic):
             self._collector.message(message)
             return
+        accepted = self._settings.collect.cameras
+        if accepted and topic.camera not in accepted and topic.leaf != "event":  # the collector answers an event
+            raise UnknownCameraError(
+                f"sent a {topic.leaf} and is not among collect.cameras", subject=f"camera {topic.camera}"
+            )
         match topic.leaf:
             case "status":
                 if message.payload:
@@ -212,9 +221,9 @@ class Daemon:
             return
         with self._store.read() as session:
             last = session.exec(select(Run).where(Run.project == self._project).order_by(col(Run.id).desc())).first()
-        if last is None or last.state in ("queued", "running"):
-            return
-        new = labels_now(self._store, self._project) - last.labels
+            if last is not None and last.state in ("queued", "running"):
+                return
+            new = labels_since_run(session, self._project)
         if new >= every:
             self._queue_run(f"{new} new labels")
 
@@ -272,7 +281,7 @@ class Daemon:
                 return
             before = _load(target)
             after = rollout.step(before, cameras, self._settings.rollout, now)
-            stale = target.plan_expires is not None and (target.plan_expires - now).days < days / 2
+            stale = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
             if after == before and not stale:
                 return
             if after.stage != before.stage or after.held != before.held:

@@ -5,7 +5,7 @@ each resample draws as many images of every class as there are, so that AUC alwa
 the same resamples. A resample is kept as counts of images, so that 1000 of them are a few matrix products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -117,11 +117,12 @@ def compare(
     bootstrap: int = 1000,
     seed: int = 0,
     min_per_class: int = 20,
+    names: Sequence[str] = (),
 ) -> Comparison:
     """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
 
     better: the whole interval of the AUC gain lies above 0; worse: below 0. Without `min_per_class` images of every
-    class the verdict is "not enough data", whatever the numbers.
+    class the verdict is "not enough data", whatever the numbers. names: of the classes, for the reason.
     """
     old, y = _checked(old_probabilities, labels)
     new, _ = _checked(new_probabilities, labels)
@@ -138,7 +139,7 @@ def compare(
     several = np.count_nonzero(counts_of) > 1
     old_auc, new_auc = (float(_auc(p, y)[0]) if several else None for p in (old, new))
     gain = _interval(new_auc - old_auc, gains) if old_auc is not None and new_auc is not None else None
-    verdict, reason = _verdict(gain, old_auc, new_auc, counts_of, min_per_class)
+    verdict, reason = _verdict(gain, old_auc, new_auc, counts=counts_of, minimum=min_per_class, names=names)
     return Comparison(
         n=len(y),
         old_auc=old_auc,
@@ -165,11 +166,12 @@ def mcnemar(fixed: int, broken: int) -> float:
 
 
 def _verdict(
-    gain: Interval | None, old: float | None, new: float | None, counts: Labels, minimum: int
+    gain: Interval | None, old: float | None, new: float | None, *, counts: Labels, minimum: int, names: Sequence[str]
 ) -> tuple[Verdict, str]:
     rare = int(counts.argmin())
     if gain is None or counts[rare] < minimum:
-        return "not enough data", f"class {rare} has {counts[rare]} held-out images, every class needs {minimum}"
+        name = names[rare] if names else str(rare)
+        return "not enough data", f"class {name} has {counts[rare]} held-out images, every class needs {minimum}"
     measured = (
         f"on {counts.sum()} held-out images AUC went from {old:.3f} to {new:.3f}: "
         f"{gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hub.head import Head
 from shared.errors import ConfigError, ModelError
@@ -50,18 +51,26 @@ def export_backbone(cache: Path, how: Preprocess) -> bytes:
 
 
 def export_head(head: Head) -> bytes:
-    """A .tflite from embedding float32 [1, dims] to calibrated probabilities [1, classes]; ModelError if unfit.
+    """A .tflite from embedding float32 [1, dims] to probabilities [1, classes] and confidence [1, 1]; or ModelError.
 
-    FULLY_CONNECTED with the temperature folded in, then SOFTMAX; byte for byte the same for the same head.
+    The operators of `Head`, with the temperature folded in; byte for byte the same for the same head.
     """
     if head.weights.ndim != 2 or head.bias.shape != head.weights.shape[:1]:
         raise ModelError(f"weights {head.weights.shape} do not fit bias {head.bias.shape}", subject="head")
+    if head.center.shape != (head.dims,) or head.gain.shape != (head.dims,):
+        raise ModelError(f"center {head.center.shape}, gain {head.gain.shape} do not fit {head.dims}", subject="head")
     if not (math.isfinite(head.temperature) and head.temperature > 0):
         raise ModelError(f"has temperature {head.temperature}, must be above 0", subject="head", remedy="Train again")
-    weights, bias = ((numbers / head.temperature).astype("<f4") for numbers in (head.weights, head.bias))
-    if not (np.isfinite(weights).all() and np.isfinite(bias).all()):
+    numbers = {
+        "weights": head.weights / head.temperature,
+        "bias": head.bias / head.temperature,
+        "center": head.center[np.newaxis],
+        "gain": head.gain[np.newaxis],
+        "one": np.ones((1, 1)),
+    }
+    if not all(np.isfinite(one).all() for one in numbers.values()):
         raise ModelError("has weights that are not finite", subject="head", remedy="Train again")
-    return _linear_softmax(weights.tobytes(), bias.tobytes(), head.classes, head.dims)
+    return _flatbuffer({name: one.astype("<f4") for name, one in numbers.items()}, head.classes, head.dims)
 
 
 def golden_part(images: Sequence[Pixels], backbone: Part, how: Preprocess) -> bytes:
@@ -114,8 +123,24 @@ def _convert_backbone(weights: Path, size: int) -> bytes:
         return bytes(edge.model_content())
 
 
-def _linear_softmax(weights: bytes, bias: bytes, classes: int, dims: int) -> bytes:
-    """The flatbuffer (schema: tensorflow/lite/schema/schema.fbs, version 3). Buffer 0 must be empty, says it."""
+_GRAPH: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("FULLY_CONNECTED", ("embedding", "weights", "bias"), "logits"),
+    ("SOFTMAX", ("logits",), "probabilities"),
+    ("SUB", ("embedding", "center"), "offset"),
+    ("MUL", ("offset", "gain"), "scaled"),
+    ("MUL", ("scaled", "scaled"), "squared"),
+    ("SUM", ("squared", "axis"), "distance"),
+    ("MAXIMUM", ("distance", "one"), "beyond"),
+    ("MUL", ("beyond", "beyond"), "divisor"),
+    ("DIV", ("logits", "divisor"), "unsure"),
+    ("SOFTMAX", ("unsure",), "tempered"),
+    ("REDUCE_MAX", ("tempered", "axis"), "confidence"),
+)
+"""The head: operator, its inputs, its output. All have been in TFLite since their version 1."""
+
+
+def _flatbuffer(constants: dict[str, NDArray[np.float32]], classes: int, dims: int) -> bytes:
+    """The file (schema: tensorflow/lite/schema/schema.fbs, version 3). Buffer 0 must be empty, says it."""
     import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert import schema_py_generated as schema
 
@@ -125,53 +150,61 @@ def _linear_softmax(weights: bytes, bias: bytes, classes: int, dims: int) -> byt
             setattr(made, name, value)
         return made
 
-    def tensor(name: str, shape: list[int], buffer: int) -> Any:
-        return new("Tensor", name=name, shape=shape, type=schema.TensorType.FLOAT32, buffer=buffer)
-
-    def code(operator: int) -> Any:
-        return new("OperatorCode", builtinCode=operator, deprecatedBuiltinCode=operator, version=1)
-
+    options = {
+        "FULLY_CONNECTED": new("FullyConnectedOptions"),
+        "SUB": new("SubOptions"),
+        "MUL": new("MulOptions"),
+        "SUM": new("ReducerOptions", keepDims=True),
+        "REDUCE_MAX": new("ReducerOptions", keepDims=True),
+        "MAXIMUM": new("MaximumMinimumOptions"),
+        "DIV": new("DivOptions"),
+        "SOFTMAX": new("SoftmaxOptions", beta=1.0),
+    }
+    kinds = sorted(options)
+    values = {**constants, "axis": np.array([1], "<i4")}
+    shapes = {"embedding": [1, dims], **{name: list(one.shape) for name, one in values.items()}}
+    shapes |= {name: [1, dims] for name in ("offset", "scaled", "squared")}
+    shapes |= {name: [1, 1] for name in ("distance", "beyond", "divisor", "confidence")}
+    shapes |= {name: [1, classes] for name in ("logits", "probabilities", "unsure", "tempered")}
+    names = sorted(shapes)
+    buffers = [new("Buffer"), *(new("Buffer", data=values[name].reshape(-1).view(np.uint8)) for name in sorted(values))]
+    number = {name: place + 1 for place, name in enumerate(sorted(values))}
+    types = schema.TensorType
     graph = new(
         "SubGraph",
         name="head",
         tensors=[
-            tensor("embedding", [1, dims], 0),
-            tensor("weights", [classes, dims], 1),
-            tensor("bias", [classes], 2),
-            tensor("logits", [1, classes], 0),
-            tensor("probabilities", [1, classes], 0),
+            new(
+                "Tensor",
+                name=name,
+                shape=shapes[name],
+                type=types.INT32 if name == "axis" else types.FLOAT32,
+                buffer=number.get(name, 0),
+            )
+            for name in names
         ],
-        inputs=[0],
-        outputs=[4],
+        inputs=[names.index("embedding")],
+        outputs=[names.index("probabilities"), names.index("confidence")],
         operators=[
             new(
                 "Operator",
-                opcodeIndex=0,
-                inputs=[0, 1, 2],
-                outputs=[3],
-                builtinOptionsType=schema.BuiltinOptions.FullyConnectedOptions,
-                builtinOptions=new("FullyConnectedOptions"),
-            ),
-            new(
-                "Operator",
-                opcodeIndex=1,
-                inputs=[3],
-                outputs=[4],
-                builtinOptionsType=schema.BuiltinOptions.SoftmaxOptions,
-                builtinOptions=new("SoftmaxOptions", beta=1.0),
-            ),
+                opcodeIndex=kinds.index(kind),
+                inputs=[names.index(one) for one in inputs],
+                outputs=[names.index(output)],
+                builtinOptionsType=getattr(schema.BuiltinOptions, type(options[kind]).__name__.removesuffix("T")),
+                builtinOptions=options[kind],
+            )
+            for kind, inputs, output in _GRAPH
         ],
     )
+    codes = [getattr(schema.BuiltinOperator, kind) for kind in kinds]
     model = new(
         "Model",
         version=3,
         description="Hone head",
-        operatorCodes=[code(schema.BuiltinOperator.FULLY_CONNECTED), code(schema.BuiltinOperator.SOFTMAX)],
+        operatorCodes=[new("OperatorCode", builtinCode=one, deprecatedBuiltinCode=one, version=1) for one in codes],
         subgraphs=[graph],
-        buffers=[
-            new("Buffer"),
-            *(new("Buffer", data=np.frombuffer(data, np.uint8)) for data in (weights, bias)),
-        ],
+        buffers=buffers,
     )
 
     class Builder(flatbuffers.Builder):  # type: ignore[misc]
@@ -179,6 +212,6 @@ def _linear_softmax(weights: bytes, bias: bytes, classes: int, dims: int) -> byt
             self.Prep(16, x.nbytes)  # the schema's `force_align: 16`, which generated Python leaves out
             return super().CreateNumpyVector(x)
 
-    builder = Builder(len(weights) + 4096)
+    builder = Builder(sum(one.nbytes for one in constants.values()) + 8192)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

@@ -28,6 +28,7 @@ def import_folder(
     folder: Path,
     split: str,
     clock: Clock,
+    *,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[int, int]:
     """Store `folder`/CLASS/* as labelled images; returns (added, there already).

@@ -42,7 +42,7 @@ def _named(signer: CryptoSigner) -> CryptoSigner:
 
 def make(folder: Path, clock: Clock) -> None:
     """Make root key, release key and delegation in `folder` (mode 0600); ConfigError when there are keys already."""
-    if (folder / DELEGATION).exists():
+    if any((folder / one).exists() for one in (ROOT, RELEASE, DELEGATION)):
         raise ConfigError("holds keys already", subject=str(folder), remedy="Move them away to start anew")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     root, release = _generate(), _generate()
@@ -64,11 +64,11 @@ def load(folder: Path) -> Keys:
     """Read the release key and its delegation; the root key may be elsewhere. ConfigError says what is missing."""
     try:
         record = msgspec.json.decode((folder / DELEGATION).read_bytes())
-        private = load_pem_private_key((folder / RELEASE).read_bytes(), None)
+        signer = CryptoSigner(load_pem_private_key((folder / RELEASE).read_bytes(), None))
+        return Keys(str(record["root"]), _named(signer), record["delegation"])
     except FileNotFoundError as error:
         raise ConfigError(
             "has no keys", subject=str(folder), remedy="Make them with: hone-hub keys --config hub.toml"
         ) from error
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"keys cannot be read ({error})", subject=str(folder)) from error
-    return Keys(str(record["root"]), _named(CryptoSigner(private)), record["delegation"])

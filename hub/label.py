@@ -15,44 +15,32 @@ from shared.clock import Clock
 from shared.errors import LabelError
 
 SHORTLIST = 4
-"""The shortlist of unsure images is so many times the batch; diversity is chosen within it."""
+"""The shortlist of unsure images is so many times the batch, but at most a third of what waits."""
 BATCH = 25
-
-
-def margins(scores: Sequence[dict[str, float]]) -> NDArray[np.float32]:
-    """Best minus second-best probability of each image, 0 (unsure) to 1, float32 [n]; 1 where no model spoke.
-
-    Margin sampling: Scheffer et al., "Active Hidden Markov Models for Information Extraction", 2001.
-    """
-    result = np.ones(len(scores), np.float32)
-    for row, one in enumerate(scores):
-        best = sorted(one.values(), reverse=True)[:2]
-        if len(best) == 2:
-            result[row] = best[0] - best[1]
-    return result
+COPY = 1e-6
+"""Cosine distance below which an image teaches nothing new; one is asked for only when there is nothing else."""
 
 
 def choose(
-    margin: NDArray[np.float32], embeddings: NDArray[np.float32], known: NDArray[np.float32], count: int
+    scores: NDArray[np.float32], embeddings: NDArray[np.float32], known: NDArray[np.float32], count: int
 ) -> list[int]:
-    """Pick `count` of n images to label: in turn the one farthest from all that is known, and the farthest of the unsure.
+    """Pick `count` of n images to label: in turn the one farthest from all known ones, and the farthest unsure one.
 
-    margin: float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already. Returns indices,
-    first the one to ask first. The first half is greedy k-center (Sener and Savarese, "Active Learning for CNNs: A
-    Core-Set Approach", 2018) over all, the second the same within the SHORTLIST smallest margins: unsure ones alone
-    are a poor first batch, since a model that meets a new line is also wrong where it is sure.
+    scores: confidence, float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already.
+    Returns indices, first the one to ask first. The first half is greedy k-center (Sener and Savarese, "Active
+    Learning for CNNs: A Core-Set Approach", 2018) over all, the second the same among the least confident (Lewis and
+    Gale 1994): unsure ones alone are a poor first batch, since a model that meets a new line is also wrong where it
+    is sure.
     """
     points = _unit(embeddings)
     shortlist = np.zeros(len(points), bool)
-    shortlist[np.argsort(margin, kind="stable")[: SHORTLIST * count]] = True
-    if len(known):
-        distance = 1.0 - (points @ _unit(known).T).max(axis=1)
-    else:
-        distance = 2.0 - margin  # the least sure one starts
+    shortlist[np.argsort(scores, kind="stable")[: min(SHORTLIST * count, max(1, len(points) // 3))]] = True
+    # Where nothing is known yet, the least sure one starts.
+    distance = 1.0 - (points @ _unit(known).T).max(axis=1) if len(known) else 2.0 - scores
     chosen: list[int] = []
     for turn in range(min(count, len(points))):
         open_ones = distance if turn % 2 == 0 else np.where(shortlist, distance, -1.0)
-        best = int((open_ones if open_ones.max() >= 0 else distance).argmax())
+        best = int((open_ones if open_ones.max() > COPY else distance).argmax())
         chosen.append(best)
         distance = np.minimum(distance, 1.0 - points @ points[best])
         distance[chosen] = -1.0
@@ -131,8 +119,11 @@ class Desk:
         """Append "cannot tell": the image leaves the queue without a class. LabelError for an unknown image."""
         return self._append(image_id, Label(image_id=image_id, kind="skip", operator=operator, at=self._clock.utc()))
 
-    def undo(self, *, operator: str) -> Label:
-        """Append the undoing of this operator's last decision that still stands; LabelError when there is none."""
+    def undo(self, *, operator: str, label: int | None = None) -> Label:
+        """Append the undoing of this operator's last decision that still stands; LabelError when there is none.
+
+        label: the decision that the operator means; LabelError when the last one is another.
+        """
         with self._lock, self._store.write() as session:
             undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
             last = session.exec(
@@ -142,6 +133,8 @@ class Desk:
             ).first()
             if last is None:
                 raise LabelError("has no decision to undo", subject=f"operator {operator!r}")
+            if label is not None and last.id != label:
+                raise LabelError(f"decision {label} is not the last one that stands", subject=f"operator {operator!r}")
             image = self._image(session, last.image_id)
             undo = Label(image_id=last.image_id, kind="undo", operator=operator, at=self._clock.utc(), undoes=last.id)
             session.add(undo)
@@ -200,7 +193,7 @@ class Desk:
         ).all()
         rows = _matrix([vectors[one.id] for one in images if one.id is not None])
         known = _matrix([vectors[one] for one in labelled if one in vectors])
-        order = choose(margins([one.scores for one in images]), rows, known, count)
+        order = choose(np.array([one.score for one in images], np.float32), rows, known, count)
         return [image_id for one in order if (image_id := images[one].id) is not None]
 
     def _waiting(self) -> SelectOfScalar[Image]:

@@ -7,12 +7,16 @@ import threading
 from dataclasses import dataclass
 
 import msgspec
-from sqlmodel import Session, col, select, update
+from sqlmodel import Session, col, func, select, update
 
 from hub.store import Store
-from hub.tables import Camera, Number
+from hub.tables import Camera, Image, Label, Number, Run
 from shared.clock import Clock
+from shared.errors import MessageError, StoreError
 from shared.messages import Reported, Status
+
+MAX_RELEASE = 999_999_999
+"""No release has a higher number: a topic carries nine digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ class Registry:
             self._status[camera] = status
 
     def reported(self, camera: str, reported: Reported) -> None:
-        """A camera said how it is."""
+        """A camera said how it is; MessageError for a release number that cannot be."""
+        if max(reported.release, reported.floor) > MAX_RELEASE:
+            raise MessageError(f"names a release above {MAX_RELEASE}", subject=f"report of {camera}")
         with self._lock:
             self._reported[camera] = reported
 
@@ -59,6 +65,15 @@ class Registry:
             reported, self._reported = self._reported, {}
         if not status and not reported:
             return
+        try:
+            self._write(status, reported)
+        except StoreError:
+            with self._lock:  # written the next time, unless there is newer by then
+                self._status = status | self._status
+                self._reported = reported | self._reported
+            raise
+
+    def _write(self, status: dict[str, Status], reported: dict[str, Reported]) -> None:
         now = self._clock.utc()
         with self._store.write() as session:
             for name in status.keys() | reported.keys():
@@ -71,6 +86,7 @@ class Registry:
                     camera.project = report.project
                     camera.release = report.release
                     camera.floor = report.floor
+                    camera.plan_floor = report.plan_floor
                     camera.reported = msgspec.to_builtins(report)
                     camera.last_seen = max(camera.last_seen, report.time) if camera.online else report.time
                 session.add(camera)
@@ -90,6 +106,18 @@ class Registry:
             )
             for row in rows
         ]
+
+
+def labels_since_run(session: Session, project: str) -> int:
+    """How many images were labelled since the newest run that was not cancelled was asked for."""
+    last = session.exec(select(func.max(Run.created_at)).where(Run.project == project, Run.state != "cancelled")).one()
+    undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
+    fresh = (
+        select(func.count(func.distinct(Label.image_id)))
+        .join(Image, col(Image.id) == col(Label.image_id))
+        .where(Image.project == project, Image.split == "pool", Label.kind == "label", col(Label.id).not_in(undone))
+    )
+    return session.exec(fresh.where(Label.at > last) if last else fresh).one()
 
 
 def next_number(session: Session, name: str, *, above: int = 0) -> int:

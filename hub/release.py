@@ -15,8 +15,8 @@ from hub.tables import Camera, Release, Rollout, Run
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import TrainError
-from shared.files import chunks
+from shared.errors import StoreError, TrainError
+from shared.files import chunk_count, chunks
 from shared.golden import Tolerances
 from shared.manifest import (
     PLAN_TYPE,
@@ -34,13 +34,15 @@ from shared.preprocess import Preprocess
 log = logging.getLogger(__name__)
 IN_FLIGHT = 1 << 20
 """Bytes of retained chunks that the broker may owe us an acknowledgement for."""
+MAX_WANTED = 10_000
+"""Ranges of missing chunks that wait to be published again; a camera whose wish came beyond that asks again."""
 
 
 def model_of(run: Run, classes: Sequence[str], how: Preprocess, store: Store) -> ModelSpec:
     """The model that a finished run made; TrainError when the run has none."""
     if run.state != "done" or not run.parts:
         raise TrainError(f"is {run.state} and has no model", subject=f"run {run.id}", remedy="Release a finished run")
-    parts = {name: PartSpec(sha256=one, size=store.blobs.path(one).stat().st_size) for name, one in run.parts.items()}
+    parts = {name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in run.parts.items()}
     return ModelSpec(
         backbone=parts["backbone"],
         head=parts["head"],
@@ -96,7 +98,8 @@ def create(
 
 def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Keys, *, now: datetime, days: int) -> None:
     """Give a rollout's present groups a new plan number and signature, as part of the caller's transaction."""
-    number = next_number(session, f"plan/{rollout.project}")
+    seen = session.exec(select(func.max(Camera.plan_floor)).where(Camera.project == rollout.project)).one() or 0
+    number = next_number(session, f"plan/{rollout.project}", above=seen)
     plan = Plan(
         number=number,
         created=now,
@@ -121,7 +124,8 @@ class Publisher:
         self._clock = clock
         self._work = threading.Event()
         self._stop = threading.Event()
-        self._wanted: set[tuple[str, int]] = set()
+        self._wanted: set[tuple[str, int, int]] = set()
+        self._manifests: set[int] = set()
         self._lock = threading.Lock()
         self._everything = False
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -146,12 +150,11 @@ class Publisher:
     def want(self, want: Want) -> None:
         """A camera misses retained messages: publish them again, if a release in use names them."""
         with self._lock:
-            if want.release is not None:
-                self._everything = True
+            if want.release is not None and want.project == self._project:
+                self._manifests.add(want.release)
             if want.sha256 is not None:
-                for first, last in want.ranges:
-                    # Clipped: a stranger may ask for any number of chunks.
-                    self._wanted.update((want.sha256, index) for index in range(first, min(last, first + 4096) + 1))
+                room = MAX_WANTED - len(self._wanted)
+                self._wanted.update((want.sha256, first, last) for first, last in want.ranges[:room])
         self._work.set()
 
     def _run(self) -> None:
@@ -161,10 +164,16 @@ class Publisher:
             with self._lock:
                 everything, self._everything = self._everything, False
                 wanted, self._wanted = self._wanted, set()
-            if everything:
-                self._publish_all()
-            elif wanted:
-                self._publish_chunks(wanted)
+                manifests, self._manifests = self._manifests, set()
+            try:
+                if everything:
+                    self._publish_all()
+                elif wanted or manifests:
+                    self._publish_some(wanted, manifests)
+            except StoreError as error:
+                log.error("cannot be published, trying on: %s", error)
+                with self._lock:
+                    self._everything = True
 
     def _in_use(self) -> tuple[list[Release], Rollout | None]:
         """Releases that the latest plan names, and the rollout it belongs to."""
@@ -196,11 +205,22 @@ class Publisher:
         if rollout is not None and rollout.plan:
             self._publish(topics.plan(self._project), rollout.plan)
 
-    def _publish_chunks(self, wanted: set[tuple[str, int]]) -> None:
+    def _publish_some(self, wanted: set[tuple[str, int, int]], manifests: set[int]) -> None:
+        """What cameras miss, if a release in use has it."""
         releases, _ = self._in_use()
+        for release in releases:
+            if release.number in manifests and not self._publish(
+                topics.release(self._project, release.number), release.envelope
+            ):
+                return
         specs = [part for one in releases for part in msgspec.convert(one.model, ModelSpec).parts().values()]
         for part in {one.sha256: one for one in specs}.values():
-            indices = {index for sha256, index in wanted if sha256 == part.sha256}
+            # Clipped to what there is: a stranger may ask for any number of chunks.
+            count = chunk_count(part.size, part.chunk_size)
+            indices: set[int] = set()
+            for sha256, first, last in wanted:
+                if sha256 == part.sha256 and len(indices) < count:
+                    indices.update(range(first, min(last, count - 1) + 1))
             if not indices:
                 continue
             for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):

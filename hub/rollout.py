@@ -81,7 +81,9 @@ def _failed(camera: CameraView, progress: Progress) -> bool:
 
 
 def _canary(progress: Progress, canaries: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
-    healthy = bool(canaries) and all(one.online and one.release == progress.release for one in canaries)
+    running = {one.name for one in canaries if one.online and one.release == progress.release}
+    expected = set(progress.canaries) - set(progress.forgiven)  # also one that is not heard of any more
+    healthy = bool(expected) and expected <= running
     if healthy and progress.healthy_since is None:
         progress = replace(progress, healthy_since=now, reason="the canaries run it; watching them for a while")
     elif not healthy and progress.healthy_since is not None:

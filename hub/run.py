@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 
 from hub import embed
 from hub.evaluate import compare, evaluate
@@ -41,7 +41,10 @@ PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "numpy", "scikit-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, split) lines."""
+    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, split) lines.
+
+    field_labels: how many of the images came from cameras, and so were labelled by operators.
+    """
 
     ids: list[int]
     labels: NDArray[np.int64]
@@ -223,7 +226,7 @@ def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout)
     if release is None:
         return {**fields, "verdict": "first", "reason": "there is no release to compare with"}
     old = _old_probabilities(store, release, holdout)
-    comparison = compare(old, new, holdout.y)
+    comparison = compare(old, new, holdout.y, names=settings.project.classes)
     return {
         **fields,
         "before": msgspec.to_builtins(evaluate(old, holdout.y)),
@@ -279,13 +282,3 @@ def _golden(store: Store, backbone: str, part: Part, settings: HubSettings, ids:
         hashes = dict(session.exec(select(Image.id, Image.sha256).where(col(Image.id).in_(ids))).all())
     images = [decode(store.blobs.read(hashes[one])) for one in ids]
     return golden_part(images, part, settings.project.preprocess)
-
-
-def labels_now(store: Store, project: str) -> int:
-    """How many images from the field have a label in force."""
-    with store.read() as session:
-        return session.exec(
-            select(func.count())
-            .select_from(Image)
-            .where(Image.project == project, Image.split == "pool", col(Image.label).is_not(None))
-        ).one()

@@ -101,7 +101,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cache: str = "cache"
     database: str = ""
     beat_s: Annotated[float, Meta(gt=0, le=60)] = 2.0
-    mqtt: MqttSettings = MqttSettings(username="hub")
+    mqtt: MqttSettings = MqttSettings()
     web: WebSettings = WebSettings()
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
@@ -156,6 +156,8 @@ def read(path: Path) -> HubSettings:
         return str(base / name) if name else ""
 
     mqtt = msgspec.structs.replace(
-        settings.mqtt, **{key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")}
+        settings.mqtt,
+        username=settings.mqtt.username or "hub",
+        **{key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")},
     )
     return msgspec.structs.replace(settings, state=place(settings.state), cache=place(settings.cache), mqtt=mqtt)

@@ -13,6 +13,7 @@ from typing import Any
 import alembic.command
 import alembic.config
 import sqlalchemy
+from alembic.util import CommandError
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, create_engine
@@ -35,19 +36,18 @@ class Blobs:
     def put(self, blobs: Sequence[bytes]) -> list[str]:
         """Make blobs durable, all with one round of fsync; returns their sha256. StoreError, and then none counts."""
         names = [sha256_hex(blob) for blob in blobs]
-        folders = set()
+        folders: set[Path] = set()
         try:
             for name, blob in zip(names, blobs, strict=True):
                 path = self.path(name)
+                # Synced also where the file is there: whoever wrote it may not have come to that.
+                folders.update((path.parent, self.folder))
                 if path.exists():
                     continue
-                if not path.parent.is_dir():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    folders.add(self.folder)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 # Two threads may write the same content: each renames its own copy onto the same name.
                 aside = write_aside(path.with_name(f"{name}.{threading.get_ident()}"), blob)
                 os.replace(aside, path)
-                folders.add(path.parent)
             for folder in folders:
                 sync_folder(folder)
         except OSError as error:
@@ -110,7 +110,7 @@ class Store:
         try:
             with Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OverflowError) as error:  # a number beyond 64 bits comes as the latter
             raise StoreError(
                 f"{type(error).__name__}: {str(error).splitlines()[0]}", subject="database", remedy="See the hub's log"
             ) from error
@@ -145,18 +145,28 @@ def _migrate(engine: Engine) -> None:
         connection.commit()
 
 
+def _without_password(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "database"
+
+
 def open_store(settings: HubSettings) -> Store:
     """Open database and blobs of a hub, creating or migrating them where needed; StoreError says what is wrong."""
     folder = settings.state_folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        sync_folder(folder)
         engine = create_engine(settings.database_url)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _sqlite_pragmas)
             event.listen(engine, "begin", _begin)
         _migrate(engine)
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
         raise StoreError(
-            f"cannot be opened ({str(error).splitlines()[0]})", subject=settings.database_url, remedy="Check [state]"
+            f"cannot be opened ({str(error).splitlines()[0]})",
+            subject=_without_password(settings.database_url),
+            remedy="Check [state]",
         ) from error
     return Store(engine, Blobs(folder / "blobs"))

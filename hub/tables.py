@@ -19,7 +19,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """To the database."""
-        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+        if value is None:
+            return None
+        try:
+            return value.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:  # the first or last day that there is, in another time zone
+            return value.replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """From the database."""
@@ -37,6 +42,7 @@ class Camera(SQLModel, table=True):
     boot: str = ""
     release: int = 0
     floor: int = 0
+    plan_floor: int = 0
     reported: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 

@@ -6,6 +6,8 @@
    out-of-fold log-loss: on elpv at 150 to 350 labels a better guide than out-of-fold AUC.
 3. Fit the temperature on those same out-of-fold predictions (Guo et al. 2017, arXiv:1706.04599), then fit the
    weights on everything. The holdout is never seen here.
+4. Note where the training set lies (center and gain, see `hub.head`): a linear head alone grows surer the farther an
+   image lies from all it has seen, so its confidence score must know the distance.
 
 The fit works in the row space of the data, where an L2-penalised optimum lies (representer theorem): it is cheap.
 """
@@ -103,13 +105,20 @@ def train_head(
         )
         best = min(range(len(tried)), key=lambda number: tried[number].log_loss)
         temperature = _temperature(held_out[best], y, settings.class_balanced)
-        *_, (weights, bias, losses) = _Problem(x, y, classes, settings).fit(strengths[: best + 1])
+        problem = _Problem(x, y, classes, settings)
+        *_, (weights, bias, losses) = problem.fit(strengths[: best + 1])
     finally:
         torch.set_num_threads(threads)
     loss = _log_loss(held_out[best] / temperature, y, settings.class_balanced)
     progress(Progress(steps, steps, loss, tried[best].auc))
     return Trained(
-        head=Head(weights.astype(np.float32), bias.astype(np.float32), temperature),
+        head=Head(
+            weights.astype(np.float32),
+            bias.astype(np.float32),
+            temperature,
+            center=problem.mean.astype(np.float32),
+            gain=(1.0 / problem.scale / math.sqrt(problem.reach)).astype(np.float32),
+        ),
         losses=losses,
         l2=strengths[best],
         tried=tried,
@@ -129,16 +138,17 @@ class _Problem:
     """One training set, standardised and turned into its row space; solved for several L2 strengths."""
 
     def __init__(self, x: Doubles, y: Labels, classes: int, settings: TrainSettings) -> None:
-        self._mean = x.mean(axis=0)
+        self.mean = x.mean(axis=0)
         spread = x.std(axis=0)
-        self._scale = spread + settings.shrinkage * spread.mean()
-        self._scale[self._scale == 0] = 1.0
-        z = (x - self._mean) / self._scale
+        self.scale = spread + settings.shrinkage * spread.mean()
+        self.scale[self.scale == 0] = 1.0
+        z = (x - self.mean) / self.scale
         length = math.sqrt(float((z**2).sum(axis=1).mean()))
         if not length > 0:
             raise _unfit(f"all {len(x)} embeddings are the same", "Check the backbone")
-        self._scale *= length
+        self.scale *= length
         z /= length
+        self.reach = float(np.quantile((z**2).sum(axis=1), 0.75))
         self._basis, r = np.linalg.qr(z.T)  # z == r.T @ basis.T, basis orthonormal [dims, min(dims, n)]
         self._z, self._y = np.ascontiguousarray(r.T), y
         self._weight = _weights(y, classes, settings.class_balanced)
@@ -168,8 +178,8 @@ class _Problem:
             optimizer.step(objective)  # type: ignore[no-untyped-call]
             if not math.isfinite(losses[-1]):
                 raise TrainError(f"the loss became {losses[-1]} at L2 strength {l2}", subject="training")
-            weights = (w.detach().numpy() @ self._basis.T) / self._scale
-            yield weights, b.detach().numpy() - weights @ self._mean, tuple(losses)
+            weights = (w.detach().numpy() @ self._basis.T) / self.scale
+            yield weights, b.detach().numpy() - weights @ self.mean, tuple(losses)
 
 
 def _checked(embeddings: Floats, labels: AnyLabels, classes: int, settings: TrainSettings) -> tuple[Doubles, Labels]:

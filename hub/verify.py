@@ -13,7 +13,7 @@ from sqlmodel import select
 
 from hub.store import Store
 from hub.tables import Embedding, Image
-from shared.errors import HoneError, ImageError
+from shared.errors import HoneError, ImageError, StoreError
 from shared.litert import Part
 from shared.preprocess import Pixels, Preprocess, decode, to_input
 
@@ -126,7 +126,9 @@ class Verifier:
         """Fill in an image's findings; returns its embedding, or None when it cannot be decoded."""
         try:
             pixels = decode(self._store.blobs.read(image.sha256))
-        except ImageError as error:
+        except (ImageError, StoreError) as error:
+            if isinstance(error, StoreError) and self._store.blobs.has(image.sha256):
+                raise  # the disk's trouble, not the image's
             self._errors[error.code] += 1
             log.warning("event %s of %s: %s; kept, marked unreadable", image.event_id, image.camera, error)
             image.state = "unreadable"

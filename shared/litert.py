@@ -20,10 +20,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one frame. probabilities: float32 [classes], sum 1. embedding: float32 [dims]."""
+    """What a model says of one frame. probabilities: float32 [classes], sum 1. embedding: float32 [dims].
+
+    confidence: the head's own score, 0 to 1, where it has one (see `hub.head`).
+    """
 
     probabilities: Floats
     embedding: Floats
+    confidence: float | None = None
 
     @property
     def best(self) -> int:
@@ -32,12 +36,12 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """The confidence: probability of the most probable class."""
-        return float(self.probabilities.max())
+        """The confidence score: the head's own, or else the probability of the most probable class."""
+        return float(self.probabilities.max()) if self.confidence is None else self.confidence
 
 
 class Part:
-    """One .tflite file with one float input and one float output, ready to run; not safe to share by threads.
+    """One .tflite file with one float32 input and float32 outputs, ready to run; not safe to share by threads.
 
     Raises PartError when the bytes are not such a model.
     """
@@ -55,27 +59,39 @@ class Part:
                 subject=f"model part {name} of {len(data)} bytes",
                 remedy="The model in use stays; export and release it again",
             ) from error
-        if [one["dtype"] for one in (*inputs, *outputs)] != [np.float32, np.float32]:
-            raise PartError("must have one float32 input and one float32 output", subject=f"model part {name}")
+        if len(inputs) != 1 or not outputs or any(one["dtype"] != np.float32 for one in (*inputs, *outputs)):
+            raise PartError("must have one float32 input and float32 outputs", subject=f"model part {name}")
         self._input = int(inputs[0]["index"])
-        self._output = int(outputs[0]["index"])
+        self._outputs = [int(one["index"]) for one in outputs]
         self.input_shape: tuple[int, ...] = tuple(int(n) for n in inputs[0]["shape"])
-        self.output_shape: tuple[int, ...] = tuple(int(n) for n in outputs[0]["shape"])
+        self.output_shapes: list[tuple[int, ...]] = [tuple(int(n) for n in one["shape"]) for one in outputs]
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the first output."""
+        return self.output_shapes[0]
 
     def run(self, x: Floats) -> Floats:
-        """Run once on float32 of `input_shape`; returns a copy of the output, float32 of `output_shape`."""
+        """Run once on float32 of `input_shape`; returns a copy of the first output, float32 of `output_shape`."""
+        return self.run_all(x)[0]
+
+    def run_all(self, x: Floats) -> list[Floats]:
+        """Run once on float32 of `input_shape`; returns copies of all outputs, float32 of `output_shapes`."""
         if x.shape != self.input_shape:
             raise PartError(f"takes {self.input_shape}, got {x.shape}", subject=f"model part {self.name}")
         self._interpreter.set_tensor(self._input, x)
-        self._interpreter.invoke()
-        return np.asarray(self._interpreter.get_tensor(self._output), dtype=np.float32)
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise PartError(f"cannot be run ({error})", subject=f"model part {self.name}") from error
+        return [np.asarray(self._interpreter.get_tensor(one), dtype=np.float32) for one in self._outputs]
 
 
 class Model:
     """Backbone and head as one: pixels in, Prediction out. Not safe to share by threads.
 
-    The backbone takes float32 [1, size, size, 3] and gives [1, dims]; the head takes [1, dims] and gives
-    calibrated probabilities [1, classes]. Raises PartError when the two do not fit each other.
+    The backbone takes float32 [1, size, size, 3] and gives [1, dims]; the head takes [1, dims] and gives calibrated
+    probabilities [1, classes] and, if it likes, a confidence score [1, 1]. PartError when they do not fit each other.
     """
 
     def __init__(self, backbone: Part, head: Part, classes: Sequence[str], how: Preprocess) -> None:
@@ -86,8 +102,8 @@ class Model:
             )
         if head.input_shape != backbone.output_shape:
             raise PartError(f"takes {head.input_shape}, the backbone gives {backbone.output_shape}", subject="head")
-        if head.output_shape != (1, len(classes)):
-            raise PartError(f"gives {head.output_shape} for {len(classes)} classes", subject="head")
+        if head.output_shapes not in ([(1, len(classes))], [(1, len(classes)), (1, 1)]):
+            raise PartError(f"gives {head.output_shapes} for {len(classes)} classes", subject="head")
         self._backbone = backbone
         self._head = head
         self.classes = tuple(classes)
@@ -106,4 +122,5 @@ class Model:
     def predict(self, pixels: Pixels) -> Prediction:
         """Run backbone and head on one image."""
         embedding = self.embed(pixels)
-        return Prediction(self.classify(embedding), embedding)
+        probabilities, *confidence = self._head.run_all(embedding[np.newaxis])
+        return Prediction(probabilities[0], embedding, float(confidence[0][0, 0]) if confidence else None)

@@ -19,6 +19,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Count = Annotated[int, Meta(ge=0)]
+Serial = Annotated[int, Meta(ge=0, le=999_999_999)]
+"""A release or plan number, or 0 for none: nine digits fit a topic, and all databases."""
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 UtcTime = Annotated[datetime, Meta(tz=True)]
@@ -53,7 +55,7 @@ class HubStatus(Message, frozen=True, kw_only=True):
 class Event(Message, frozen=True, kw_only=True):
     """`C/event`: one frame that triage chose is offered to the hub.
 
-    release: number in use when the frame was seen. label: the model's class; score: its probability; scores: all
+    release: number in use when the frame was seen. label: the model's class; score: its confidence; scores: all
     classes' probabilities by name. why: the rule that chose the frame; probability: with what chance it was chosen.
     value: priority in the spool, higher first. size, sha256: of the image file; ext: its kind. chunk_size: bytes of
     each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
@@ -116,7 +118,7 @@ class Result(Message, frozen=True, kw_only=True):
 
 
 class ReloadState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a camera is on its way to another release. last_ms: duration of the last swap, load and checks included;
+    """Where a camera is on its way to another release. last_ms: from the plan to the swap, fetch and checks included;
     swap_ms: the time between two frames that the swap itself took.
     """
 
@@ -133,8 +135,9 @@ class ReloadState(msgspec.Struct, frozen=True, kw_only=True):
 class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
     """The camera's disk queue. spooled = stored + left + quarantined + dropped, ever since the spool exists.
 
-    left, bytes: what waits. dropped: least valuable events evicted when full, each journalled. unspooled: chosen
-    events that could not be written (disk error or writer behind). torn: damaged files set aside on recovery.
+    left, bytes: what waits. dropped: least valuable events evicted when full, or damaged, each journalled. Since the
+    agent started: unspooled, chosen events that could not be written (disk error or writer behind); torn, damaged
+    events set aside.
     """
 
     spooled: Count
@@ -172,15 +175,17 @@ class Reported(Message, frozen=True, kw_only=True):
     """`C/reported`: what a camera runs and how it is.
 
     up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
-    the hub may care for. floor: highest release number ever accepted.
+    the hub may care for. floor, plan_floor: highest release
+    and plan number ever accepted.
     """
 
     time: UtcTime
     agent: str
     boot: str
     project: Name
-    release: Count
-    floor: Count
+    release: Serial
+    floor: Serial
+    plan_floor: Serial = 0
     reload: ReloadState
     spool: SpoolState
     frames: FrameState

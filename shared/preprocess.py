@@ -1,30 +1,31 @@
 """Image bytes -> pixels -> what the backbone eats. Camera and hub run this same code."""
 
 import os
+from typing import Annotated
 
 # A small file can claim a huge picture: OpenCV refuses beyond this many pixels. It reads the limit when it is loaded.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
 
-import cv2  # noqa: E402
-import msgspec  # noqa: E402
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from shared.errors import ImageError  # noqa: E402
+from shared.errors import ImageError
 
 Pixels = NDArray[np.uint8]
 """uint8 [height, width, 3], RGB."""
 
 
-class Preprocess(msgspec.Struct, frozen=True, kw_only=True):
+class Preprocess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How pixels become the model's input; part of the signed manifest.
 
     size: side of the square input in pixels. mean, scale: `(x - mean) / scale` on 0..255.
     """
 
-    size: int = 224
+    size: Annotated[int, msgspec.Meta(ge=8, le=4096)] = 224
     mean: float = 127.0
-    scale: float = 128.0
+    scale: Annotated[float, msgspec.Meta(gt=0)] = 128.0
 
 
 def decode(data: bytes) -> Pixels:

@@ -227,10 +227,10 @@ class Sender:
             return None
         for one in self._active:
             upload = self._uploads[one]
-            if upload.step in (_Step.ASKED, _Step.SENT) and upload.flying == 0:
-                if now - upload.touched > upload.patience:
-                    upload.patience = min(2 * upload.patience, MAX_PATIENCE)
-                    upload.step = _Step.TO_ASK
+            quiet = upload.step in (_Step.ASKED, _Step.SENT) and upload.flying == 0
+            if quiet and now - upload.touched > upload.patience:
+                upload.patience = min(2 * upload.patience, MAX_PATIENCE)
+                upload.step = _Step.TO_ASK
             if upload.step is _Step.TO_ASK:
                 upload.step = _Step.ASKED
                 upload.todo.clear()

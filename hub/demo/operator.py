@@ -1,4 +1,4 @@
-"""The scripted operator: looks at the image that the page would show, knows the truth, and answers over the same API."""
+"""The scripted operator: looks at the image that the page would show, knows the truth, and answers by the same API."""
 
 import threading
 import time
@@ -46,7 +46,7 @@ class Operator:
                 began = time.monotonic()
                 try:
                     labelled = self._label_one(client)
-                except (httpx.HTTPError, HoneError) as error:
+                except (httpx.HTTPError, HoneError, LookupError, TypeError) as error:
                     self.error = f"the scripted operator gave up: {error}"
                     return
                 self.labels += labelled
@@ -54,7 +54,7 @@ class Operator:
 
     def _label_one(self, client: httpx.Client) -> bool:
         """Label the image that comes next; False when none waits."""
-        items = client.get("/api/queue", params={"count": 1}).raise_for_status().json()
+        items = client.get("/api/queue", params={"count": 1}).raise_for_status().json()["items"]
         if not items:
             return False
         image = client.get(items[0]["url"]).raise_for_status().content

@@ -1,6 +1,7 @@
 """The story from top to bottom: set the stage, let the line run, label, retrain, release, and show what it gave."""
 
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -61,6 +62,7 @@ class StoryError(HoneError):
 def run(story: Story) -> int:
     """Tell the story; returns 0, or raises a HoneError that says what went wrong. Ctrl-C ends it at any time."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger().setLevel(logging.WARNING)  # the processes' logs are files; here is the story
     console = Console()
     state = story.state.resolve()
     _clear(state)
@@ -76,11 +78,11 @@ def run(story: Story) -> int:
 
 def _clear(state: Path) -> None:
     """Make room for a fresh story: only in a folder that a demo made; converted backbones stay."""
-    if state.exists() and any(state.iterdir()) and not (state / MARKER).exists():
-        if {one.name for one in state.iterdir()} - {"cache"}:
-            raise ConfigError(
-                "is not empty and not of an earlier demo", subject=str(state), remedy="Give another one with --state"
-            )
+    others = {one.name for one in state.iterdir()} - {"cache"} if state.exists() else set()
+    if others and MARKER not in others:
+        raise ConfigError(
+            "is not empty and not of an earlier demo", subject=str(state), remedy="Give another one with --state"
+        )
     state.mkdir(parents=True, exist_ok=True)
     (state / MARKER).touch()
     for one in state.iterdir():
@@ -406,7 +408,7 @@ fps = {FPS}
 queue = 16
 
 [triage]
-low_score = 0.9
+low_score = 0.8
 
 [mqtt]
 port = {mqtt_port}

@@ -12,8 +12,8 @@ from fastapi.responses import Response
 
 from hub.label import Desk
 from hub.store import Store
-from hub.tables import Label
 from hub.web.actions import Actions
+from hub.web.images import State, label_view
 from hub.web.models import (
     MAX_ID,
     CameraView,
@@ -35,7 +35,7 @@ from hub.web.models import (
     SkipAsk,
     UndoAsk,
 )
-from hub.web.views import State, Views
+from hub.web.views import Views
 from shared.errors import StoreError
 from shared.preprocess import Pixels, decode, encode_jpeg
 
@@ -92,6 +92,7 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
 
     @api.get("/images")
     def images(
+        *,
         limit: Limit = 50,
         offset: Offset = 0,
         state: State | None = None,
@@ -100,17 +101,17 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
         camera: Text = "",
     ) -> ImagePage:
         """Stored images, the newest first. state: of the file, or where it stands in the label queue."""
-        return views.images(limit=limit, offset=offset, state=state, label=label, split=split, camera=camera)
+        return views.images.page(limit=limit, offset=offset, state=state, label=label, split=split, camera=camera)
 
     @api.get("/images/{image}")
     def one_image(image: RowId) -> ImageDetail:
         """One image and its decisions."""
-        return _found(views.image(image), "image")
+        return _found(views.images.one(image), "image")
 
     @api.get("/images/{image}/file", response_class=Response)
     def file(image: RowId, width: Annotated[int | None, Query(ge=16, le=4096)] = None) -> Response:
         """The bytes as the camera sent them; with `width` a JPEG that is no wider (pixels)."""
-        found = _found(views.image(image), "image")
+        found = _found(views.images.one(image), "image")
         data = store.blobs.read(found.sha256)
         if width is not None:
             return Response(shrink(data, width), media_type="image/jpeg", headers=FOREVER)
@@ -124,40 +125,40 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
         exclude: Annotated[list[Annotated[int, Query(ge=1, le=MAX_ID)]] | None, Query(max_length=200)] = None,
     ) -> QueueView:
         """The next images to label, the most useful first. exclude: may be repeated; images that you have already."""
-        return views.queue(count, exclude or [])
+        return views.images.queue(count, exclude or [])
 
     @api.get("/labels")
     def labels(limit: Limit = 50) -> list[LabelView]:
         """The last decisions, the newest first."""
-        return views.labels(limit)
+        return views.images.labels(limit)
 
     @api.post("/labels")
     def label(ask: LabelAsk) -> LabelView:
         """Label an image. The same label by the same operator again is answered with the one in force."""
-        _found(views.image(ask.image), "image")
-        now = views.standing(ask.image)
+        _found(views.images.one(ask.image), "image")
+        now = views.images.standing(ask.image)
         if now is not None and (now.kind, now.name, now.operator) == ("label", ask.name, ask.operator):
             return now
-        return _view(desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds))
+        return label_view(desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds), ())
 
     @api.post("/skips")
     def skip(ask: SkipAsk) -> LabelView:
         """Take an image off the queue without a class. Repeats as for labels."""
-        _found(views.image(ask.image), "image")
-        now = views.standing(ask.image)
+        _found(views.images.one(ask.image), "image")
+        now = views.images.standing(ask.image)
         if now is not None and (now.kind, now.operator) == ("skip", ask.operator):
             return now
-        return _view(desk.skip(ask.image, operator=ask.operator))
+        return label_view(desk.skip(ask.image, operator=ask.operator), ())
 
     @api.post("/undo")
     def undo(ask: UndoAsk) -> LabelView:
         """Take back an operator's last decision. With `label`: only if it is that one; again is answered the same."""
         if ask.label is not None:
-            if (before := views.undone_by(ask.label)) is not None:
+            if (before := views.images.undone_by(ask.label)) is not None:
                 return before
-            if views.last_standing(ask.operator) != ask.label:
+            if views.images.last_standing(ask.operator) != ask.label:
                 raise HTTPException(409, f"decision {ask.label} is not the last one of {ask.operator}")
-        return _view(desk.undo(operator=ask.operator))
+        return label_view(desk.undo(operator=ask.operator), ())
 
     @api.get("/runs")
     def runs(limit: Limit = 50, offset: Offset = 0) -> list[RunView]:
@@ -221,7 +222,3 @@ def _found(what: T | None, kind: str) -> T:
     if what is None:
         raise HTTPException(404, f"there is no such {kind}")
     return what
-
-
-def _view(label: Label) -> LabelView:
-    return LabelView.model_validate({**label.model_dump(), "image": label.image_id})

@@ -34,6 +34,7 @@ class Guard:
         self._hosts = {"localhost", "127.0.0.1", "::1", host.lower()} if is_loopback(host) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on and complete its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,6 +1,5 @@
 """The pages: read models poured into templates. Pages change nothing; their buttons call the API."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -12,7 +11,6 @@ from starlette.templating import Jinja2Templates
 from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
-from hub.web.models import View
 from hub.web.views import Views
 from shared.clock import Clock
 from shared.errors import HoneError
@@ -56,6 +54,7 @@ class Pages:
         @pages.get("/images")
         def images(
             request: Request,
+            *,
             page: PageNumber = 1,
             state: Text = "",
             label: Text = "",
@@ -64,7 +63,9 @@ class Pages:
         ) -> Response:
             chosen: dict[str, Any] = {"state": state, "label": label, "split": split, "camera": camera}
             wanted = state if state in FILTERS else ""
-            found = views.images(**{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
+            found = views.images.page(
+                **{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE
+            )
 
             def link(**changes: Any) -> str:
                 query = {key: value for key, value in {**chosen, **changes}.items() if value}
@@ -85,7 +86,7 @@ class Pages:
 
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
-            return self._page(request, "image.html", image=_found(views.image(image), f"image {image}"))
+            return self._page(request, "image.html", image=_found(views.images.one(image), f"image {image}"))
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:
@@ -116,7 +117,7 @@ class Pages:
         except HoneError:  # the database is away: even the frame of a page needs it
             return HTMLResponse(f"<h1>{status}</h1><p>The hub cannot read its database.</p>", status)
 
-    def _page(self, request: Request, template: str, **values: View | Any) -> Response:
+    def _page(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
         """Render a page, and with it what the frame around it shows."""
         state = stream.name(self._views.fingerprints())
         frame = {
@@ -127,9 +128,8 @@ class Pages:
             "here": request.url.path,
             "self_url": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             "waiting": self._views.counts().waiting,
-            "epoch": datetime(1970, 1, 1, tzinfo=UTC),
+            "status": status,
         }
-        status = values.get("status", 200)
         return self._templates.TemplateResponse(request, template, {**frame, **values}, status_code=status)
 
 

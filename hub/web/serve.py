@@ -66,6 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind(address)
+            made.listen(128)
         except OSError:
             made.close()
             raise

@@ -38,7 +38,7 @@ class Stream:
         self._closed.set()
 
     async def events(self, seen: str = "") -> AsyncIterator[str]:
-        """Lines of `text/event-stream`, from the state `seen` on; every look that finds changes gives one event each."""
+        """Lines of `text/event-stream`, from the state `seen` on: one event for each topic that changed."""
         yield RETRY
         known = parse(seen)
         silent = 0.0

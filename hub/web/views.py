@@ -2,28 +2,23 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal
 
 from sqlmodel import Session, col, func, select
 
 from hub.label import Desk
+from hub.registry import labels_since_run
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Release, Rollout, Run
 from hub.web.actions import Actions
 from hub.web.cameras import camera_view, rollout_view
 from hub.web.figures import figures, gain
+from hub.web.images import Images
 from hub.web.models import (
     CameraView,
     HubView,
-    ImageDetail,
-    ImagePage,
-    ImageView,
-    LabelView,
     Overview,
     QueueCounts,
-    QueueItem,
-    QueueView,
     ReleaseView,
     RolloutView,
     RunDetail,
@@ -32,9 +27,6 @@ from hub.web.models import (
 )
 from shared.clock import Clock
 
-State = Literal["new", "verified", "unreadable", "waiting", "labelled", "skipped"]
-SHOWN = {"png", "jpg", "jpeg", "webp", "bmp", "gif"}
-"""Kinds of image files that a browser shows as they are."""
 _UNDER_WAY = ("queued", "running")
 
 
@@ -49,6 +41,7 @@ class Views:
         self._desk = desk
         self._actions = actions
         self._clock = clock
+        self.images = Images(self._project, store, desk)
 
     def overview(self) -> Overview:
         """The front page."""
@@ -89,16 +82,7 @@ class Views:
         """The label queue."""
         counts = self._desk.counts()
         with self._store.read() as session:
-            last = session.exec(
-                select(func.max(Run.created_at)).where(Run.project == self._project, Run.state != "cancelled")
-            ).one()
-            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
-            fresh = (
-                select(func.count(func.distinct(Label.image_id)))
-                .join(Image, col(Image.id) == col(Label.image_id))
-                .where(Image.project == self._project, Label.kind == "label", col(Label.id).not_in(undone))
-            )
-            since = session.exec(fresh.where(Label.at > last) if last else fresh).one()
+            since = labels_since_run(session, self._project)
         return QueueCounts(
             waiting=counts.waiting,
             labelled=counts.labelled,
@@ -116,84 +100,6 @@ class Views:
     def camera(self, name: str) -> CameraView | None:
         """One camera by `site/camera`."""
         return next((one for one in self.cameras() if one.name == name), None)
-
-    def images(
-        self,
-        *,
-        limit: int,
-        offset: int = 0,
-        state: State | None = None,
-        label: str = "",
-        split: str = "",
-        camera: str = "",
-    ) -> ImagePage:
-        """Images, the newest first. state: of the file, or where it stands in the label queue."""
-        where = [Image.project == self._project]
-        if state in ("new", "verified", "unreadable"):
-            where.append(Image.state == state)
-        elif state == "waiting":
-            where += [Image.split == "pool", Image.state == "verified", col(Image.decided).is_(False)]
-        elif state is not None:
-            where += [col(Image.decided).is_(True), (col(Image.label) != None) == (state == "labelled")]  # noqa: E711
-        for column, value in ((Image.label, label), (Image.split, split), (Image.camera, camera)):
-            if value:
-                where.append(column == value)
-        with self._store.read() as session:
-            total = session.exec(select(func.count()).select_from(Image).where(*where)).one()
-            rows = session.exec(
-                select(Image).where(*where).order_by(col(Image.id).desc()).limit(limit).offset(offset)
-            ).all()
-            return ImagePage(total=total, limit=limit, offset=offset, items=[_image(one) for one in rows])
-
-    def image(self, image_id: int) -> ImageDetail | None:
-        """One image and its decisions."""
-        with self._store.read() as session:
-            image = session.get(Image, image_id)
-            if image is None or image.project != self._project:
-                return None
-            rows = session.exec(select(Label).where(Label.image_id == image_id).order_by(col(Label.id).desc())).all()
-            undone = {one.undoes for one in rows}
-            return ImageDetail(**_image(image).model_dump(), history=[_label(one, undone) for one in rows])
-
-    def queue(self, count: int, exclude: Sequence[int]) -> QueueView:
-        """The next images to label."""
-        items = [_image(one) for one in self._desk.next(count, exclude=exclude)]
-        return QueueView(waiting=self._desk.counts().waiting, items=[QueueItem(**dict(one)) for one in items])
-
-    def labels(self, limit: int) -> list[LabelView]:
-        """The last decisions, the newest first."""
-        with self._store.read() as session:
-            rows = session.exec(
-                select(Label)
-                .join(Image, col(Image.id) == col(Label.image_id))
-                .where(Image.project == self._project)
-                .order_by(col(Label.id).desc())
-                .limit(limit)
-            ).all()
-            ids = [one.id for one in rows]
-            undone = set(session.exec(select(Label.undoes).where(col(Label.undoes).in_(ids))))
-            return [_label(one, undone) for one in rows]
-
-    def standing(self, image_id: int) -> LabelView | None:
-        """The decision in force on an image: the last one that was not undone."""
-        found = self.image(image_id)
-        return next((one for one in found.history if one.kind != "undo" and not one.undone), None) if found else None
-
-    def undone_by(self, label_id: int) -> LabelView | None:
-        """The decision that took back another one."""
-        with self._store.read() as session:
-            row = session.exec(select(Label).where(Label.undoes == label_id)).first()
-            return None if row is None else _label(row, ())
-
-    def last_standing(self, operator: str) -> int | None:
-        """Id of an operator's last decision that was not undone."""
-        with self._store.read() as session:
-            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
-            return session.exec(
-                select(func.max(Label.id)).where(
-                    Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone)
-                )
-            ).one()
 
     def runs(self, limit: int, offset: int = 0) -> list[RunView]:
         """Runs, the newest first."""
@@ -239,7 +145,7 @@ class Views:
             unchecked = session.exec(select(func.count()).where(mine, Image.state == "new")).one()
             decided = session.exec(select(func.max(Label.id))).one()
             runs = session.exec(
-                select(Run.id, Run.state, Run.progress, Run.step, Run.verdict).order_by(col(Run.id).desc()).limit(20)
+                select(Run.id, Run.state, Run.progress, Run.step).order_by(col(Run.id).desc()).limit(20)
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
             rollout = _rollout(session, self._project)
@@ -356,51 +262,6 @@ class Views:
 
 def _rollout(session: Session, project: str) -> Rollout | None:
     return session.exec(select(Rollout).where(Rollout.project == project).order_by(col(Rollout.id).desc())).first()
-
-
-def _image(row: Image) -> ImageView:
-    assert row.id is not None
-    url = f"/api/images/{row.id}/file"
-    return ImageView(
-        id=row.id,
-        url=url if row.ext in SHOWN else f"{url}?width=1600",
-        thumb=f"{url}?width=320",
-        camera=row.camera,
-        event=row.event_id,
-        sha256=row.sha256,
-        size=row.size,
-        ext=row.ext,
-        captured_at=row.captured_at,
-        received_at=row.received_at,
-        split=row.split,
-        state=row.state,
-        release=row.release,
-        guess=row.guess,
-        score=row.score,
-        scores=row.scores,
-        why=row.why,
-        probability=row.probability,
-        width=row.width,
-        height=row.height,
-        flags=row.flags,
-        label=row.label,
-        decided=row.decided,
-    )
-
-
-def _label(row: Label, undone: Any) -> LabelView:
-    assert row.id is not None
-    return LabelView(
-        id=row.id,
-        image=row.image_id,
-        kind=row.kind,
-        name=row.name,
-        operator=row.operator,
-        at=row.at,
-        undoes=row.undoes,
-        seconds=row.seconds,
-        undone=row.id in undone,
-    )
 
 
 def _short(*values: object) -> str:

@@ -88,17 +88,19 @@ class FakeBroker:
                 return 0
             self._pumping = True
         done = 0
-        try:
-            while done < limit:
-                with self._lock:
-                    if not self._queue:
-                        break
-                    item = self._take()
-                done += 1
+        while True:
+            with self._lock:
+                # In one breath with the look at the queue: who puts something there after it, pumps it himself.
+                if not self._queue or done >= limit:
+                    self._pumping = False
+                    return done
+                item = self._take()
+            done += 1
+            try:
                 self._carry(item)
-        finally:
-            self._pumping = False
-        return done
+            except BaseException:
+                self._pumping = False
+                raise
 
     def stop(self, *, forget: bool = False) -> None:
         """The broker dies: no wills, all connections cut, what waits is lost; forget: retained messages too."""
@@ -196,6 +198,7 @@ class FakeBus:
         self._will = will
         self._listener: Listener | None = None
         self._reachable = True
+        self._counting = threading.Lock()
         self._unacked = self._sent = self._received = 0
 
     @property
@@ -226,9 +229,10 @@ class FakeBus:
     ) -> bool:
         if not self.online:
             return False
-        self._sent += len(payload)
-        if qos:
-            self._unacked += len(payload)
+        with self._counting:
+            self._sent += len(payload)
+            if qos:
+                self._unacked += len(payload)
         self._broker.put(_ToBroker(self, self.session, topic, bytes(payload), qos, retain, delivered))
         return True
 
@@ -288,7 +292,8 @@ class FakeBus:
             self._listener.message(message)
 
     def acked(self, size: int, delivered: Callable[[], None] | None) -> None:
-        self._unacked -= size
+        with self._counting:
+            self._unacked -= size
         if delivered is not None:
             delivered()
 

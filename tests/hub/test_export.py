@@ -28,7 +28,20 @@ def backbone():
 def make_head(classes=2, dims=1280, temperature=1.7, seed=0):
     rng = np.random.default_rng(seed)
     weights = (rng.normal(size=(classes, dims)) / np.sqrt(dims)).astype(np.float32)
-    return Head(weights, rng.normal(size=classes).astype(np.float32), temperature)
+    center = rng.normal(size=dims).astype(np.float32)
+    gain = (rng.uniform(0.5, 1.0, dims) / np.sqrt(dims)).astype(np.float32)
+    return Head(weights, rng.normal(size=classes).astype(np.float32), temperature, center, gain)
+
+
+def small_head(weights=None, bias=None, temperature=1.0, center=None):
+    """4 dims, 2 classes; good unless a part says otherwise."""
+    return Head(
+        np.zeros((2, 4), np.float32) if weights is None else weights,
+        np.zeros(2, np.float32) if bias is None else bias,
+        temperature,
+        np.zeros(4, np.float32) if center is None else center,
+        np.ones(4, np.float32),
+    )
 
 
 def images(count, seed=0):
@@ -119,7 +132,7 @@ def test_the_head_is_what_numpy_computes(classes, dims, temperature):
         assert got.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_head_is_what_litert_torch_would_have_made():
+def test_the_head_is_what_torch_computes():
     import torch
 
     head = make_head()
@@ -138,18 +151,29 @@ def test_the_temperature_is_inside():
     assert cold.run(x).max() > warm.run(x).max() + 0.05
 
 
+def test_what_lies_far_from_the_training_set_gets_a_low_score():
+    x = np.eye(4, dtype=np.float32)[:1]
+    head = small_head(weights=np.array([[3, 0, 0, 0], [-3, 0, 0, 0]], np.float32))
+    part = Part(export_head(head), name="head")
+    for times, margin in ((1, 6.0), (2, 12 / 16), (10, 60 / 10_000)):  # the logits over the squared distance, squared
+        probabilities, confidence = part.run_all(times * x)
+        np.testing.assert_allclose(probabilities[0, 0], 1 / (1 + np.exp(-6.0 * times)), atol=1e-6)
+        np.testing.assert_allclose(confidence, [[1 / (1 + np.exp(-margin))]], atol=1e-6)
+        np.testing.assert_allclose(confidence[0], head.confidences(times * x), atol=1e-6)
+
+
 def test_the_head_is_small_and_the_same_bytes_each_time():
     first = export_head(make_head())
     assert first == export_head(make_head())
     assert first != export_head(make_head(seed=1))
-    assert len(first) < 12_000  # 10,240 bytes of weights and little else
+    assert len(first) < 23_000  # 20,480 bytes of numbers and little else
 
 
 def test_weights_lie_on_16_bytes_as_the_schema_asks():
     for classes, dims in ((2, 1280), (3, 7), (5, 1)):
         head = make_head(classes, dims, temperature=1.0)
         data = export_head(head)
-        for numbers in (head.weights, head.bias):
+        for numbers in (head.weights, head.bias, head.center, head.gain):
             assert data.count(numbers.tobytes()) == 1
             assert data.index(numbers.tobytes()) % 16 == 0
 
@@ -157,12 +181,14 @@ def test_weights_lie_on_16_bytes_as_the_schema_asks():
 @pytest.mark.parametrize(
     ("head", "says"),
     [
-        (Head(np.full((2, 4), np.nan, np.float32), np.zeros(2, np.float32), 1.0), "not finite"),
-        (Head(np.zeros((2, 4), np.float32), np.array([0, np.inf], np.float32), 1.0), "not finite"),
-        (Head(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), -1.0), "above 0"),
-        (Head(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), 0.0), "above 0"),
-        (Head(np.zeros((2, 4), np.float32), np.zeros(2, np.float32), float("nan")), "above 0"),
-        (Head(np.zeros((2, 4), np.float32), np.zeros(3, np.float32), 1.0), "do not fit"),
+        (small_head(weights=np.full((2, 4), np.nan, np.float32)), "not finite"),
+        (small_head(bias=np.array([0, np.inf], np.float32)), "not finite"),
+        (small_head(temperature=-1.0), "above 0"),
+        (small_head(temperature=0.0), "above 0"),
+        (small_head(temperature=float("nan")), "above 0"),
+        (small_head(bias=np.zeros(3, np.float32)), "do not fit"),
+        (small_head(center=np.zeros(3, np.float32)), "do not fit"),
+        (small_head(center=np.full(4, np.inf, np.float32)), "not finite"),
     ],
 )
 def test_a_head_that_cannot_work_is_refused(head, says):

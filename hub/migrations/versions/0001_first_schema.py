@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("boot", sa.String(), nullable=False),
         sa.Column("release", sa.Integer(), nullable=False),
         sa.Column("floor", sa.Integer(), nullable=False),
+        sa.Column("plan_floor", sa.Integer(), nullable=False),
         sa.Column("reported", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
     )

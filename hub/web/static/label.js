@@ -109,6 +109,7 @@ function show(one) {
   $("caption").replaceChildren();
   $("guess").replaceChildren();
   enable(false);
+  $("desk").classList.toggle("idle", !one);
   if (!one) {
     box.replaceChildren(empty());
     return;

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 
 from hub.evaluate import compare, evaluate
@@ -25,8 +26,6 @@ from hub.web.serve import WebServer
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerError, TrainError
 from shared.messages import FrameState, Rates, ReloadState, Reported, SpoolState, encode
-
-import msgspec
 
 CLASSES = ["good", "defect"]
 
@@ -43,7 +42,11 @@ class FakeActions:
 
     def state(self) -> HubState:
         return HubState(
-            broker=self.broker, boot="b7", errors={"hash_mismatch": 2}, up=48_300_112, down=912_445_003,
+            broker=self.broker,
+            boot="b7",
+            errors={"hash_mismatch": 2},
+            up=48_300_112,
+            down=912_445_003,
             version="0.1.0",
         )
 
@@ -117,15 +120,20 @@ def cell(rng: np.random.Generator, defect: bool) -> bytes:
     return data.tobytes()
 
 
-def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[str] | None = None) -> Seeded:
-    """Fill a fresh store in `folder`; empty: a hub that nothing has happened to yet."""
+def reopen(folder: Path, classes: list[str] | None = None) -> Seeded:
+    """The parts of a hub whose state is in `folder`; a fresh one where there is none."""
     clock = SystemClock()
     settings = HubSettings(
         project=ProjectSettings(name="cells", classes=classes or CLASSES), state=str(folder), web=WebSettings(port=0)
     )
     store = open_store(settings)
     desk = Desk(store, "cells", settings.project.classes, clock)
-    made = Seeded(settings, store, desk, FakeActions(store, clock), clock)
+    return Seeded(settings, store, desk, FakeActions(store, clock), clock)
+
+
+def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[str] | None = None) -> Seeded:
+    """Fill a fresh store in `folder`; empty: a hub that nothing has happened to yet."""
+    made = reopen(folder, classes)
     if not empty:
         _cameras(made)
         _images(made, images)
@@ -133,16 +141,31 @@ def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[s
     return made
 
 
-def _reported(clock: Clock, release: int, low: float, left: int, reload: ReloadState, dropped: int = 0) -> dict:
+def _reported(clock: Clock, release: int, *, low: float, left: int, reload: ReloadState, dropped: int) -> dict:
     said = Reported(
-        time=clock.utc(), agent="0.1.0", boot="c1", project="cells", release=release, floor=release, reload=reload,
+        time=clock.utc(),
+        agent="0.1.0",
+        boot="c1",
+        project="cells",
+        release=release,
+        floor=release,
+        reload=reload,
         spool=SpoolState(
-            spooled=left + 412 + dropped, stored=412, left=left, quarantined=0, dropped=dropped, unspooled=0, torn=0,
-            bytes=left * 61_300, limit=500_000_000,
+            spooled=left + 412 + dropped,
+            stored=412,
+            left=left,
+            quarantined=0,
+            dropped=dropped,
+            unspooled=0,
+            torn=0,
+            bytes=left * 61_300,
+            limit=500_000_000,
         ),
         frames=FrameState(captured=183_411, inferred=183_400, dropped=11),
         rates=Rates(fps=9.8 + 4 * low, low_score=low, infer_ms=7.4 + low),
-        clock="synchronised", up=25_300_000, down=13_900_000,
+        clock="synchronised",
+        up=25_300_000,
+        down=13_900_000,
     )
     return msgspec.json.decode(encode(said))
 
@@ -154,16 +177,31 @@ def _cameras(made: Seeded) -> None:
         ("line-1/top", True, 4, 0.06, 0, idle, 0, 2),
         ("line-1/side", True, 4, 0.11, 3, idle, 0, 1),
         ("line-2/top", True, 3, 0.38, 57, ReloadState(state="fetching", release=4, percent=62), 0, 3),
-        ("line-2/side", True, 3, 0.29, 12, ReloadState(state="failed", release=4, reason="golden check: cosine 0.91"), 0, 4),
+        (
+            "line-2/side",
+            True,
+            3,
+            0.29,
+            12,
+            ReloadState(state="failed", release=4, reason="golden check: cosine 0.91"),
+            0,
+            4,
+        ),
         ("line-3/oven-exit", False, 2, 0.2, 840, idle, 129, 5400),
     ]
     with made.store.write() as session:
         for name, online, release, low, left, reload, dropped, ago in rows:
             session.add(
                 Camera(
-                    name=name, project="cells", first_seen=now - timedelta(days=31), boot="c1" if online else "",
-                    last_seen=now - timedelta(seconds=ago), online=online, release=release, floor=release,
-                    reported=_reported(made.clock, release, low, left, reload, dropped),
+                    name=name,
+                    project="cells",
+                    first_seen=now - timedelta(days=31),
+                    boot="c1" if online else "",
+                    last_seen=now - timedelta(seconds=ago),
+                    online=online,
+                    release=release,
+                    floor=release,
+                    reported=_reported(made.clock, release, low=low, left=left, reload=reload, dropped=dropped),
                 )
             )
         session.add(
@@ -187,14 +225,24 @@ def _images(made: Seeded, count: int) -> None:
             scores = {names[0]: 1 - sure, names[1]: sure} | dict.fromkeys(names[2:], 0.0)
             split = "holdout" if number % 11 == 5 else "train" if number % 11 == 7 else "pool"
             image = Image(
-                camera=cameras[number % 4] if split == "pool" else "", event_id=f"01950000-0000-7000-8000-{number:012x}",
-                project="cells", sha256=hashlib.sha256(blob).hexdigest(), size=len(blob), ext="png",
+                camera=cameras[number % 4] if split == "pool" else "",
+                event_id=f"01950000-0000-7000-8000-{number:012x}",
+                project="cells",
+                sha256=hashlib.sha256(blob).hexdigest(),
+                size=len(blob),
+                ext="png",
                 captured_at=now - timedelta(seconds=40 * (count - number)),
-                received_at=now - timedelta(seconds=40 * (count - number) - 1), split=split,
-                state="unreadable" if number == 3 else "new" if number == count - 1 else "verified", release=3,
-                guess=max(scores, key=lambda one: scores[one]), score=max(scores.values()), scores=scores,
-                why="low_score" if number % 6 else "random", probability=1.0 if number % 6 else 0.01,
-                width=0 if number == 3 else 300, height=0 if number == 3 else 300,
+                received_at=now - timedelta(seconds=40 * (count - number) - 1),
+                split=split,
+                state="unreadable" if number == 3 else "new" if number == count - 1 else "verified",
+                release=3,
+                guess=max(scores, key=lambda one: scores[one]),
+                score=max(scores.values()),
+                scores=scores,
+                why="low_score" if number % 6 else "random",
+                probability=1.0 if number % 6 else 0.01,
+                width=0 if number == 3 else 300,
+                height=0 if number == 3 else 300,
                 flags={"blurred": 0.81} if number % 17 == 4 else {},
                 label=(names[1] if defect else names[0]) if split != "pool" else None,
             )
@@ -234,16 +282,32 @@ def _runs(made: Seeded) -> None:
     curve = [float(0.24 + 0.62 * np.exp(-step / 11) + 0.012 * abs(np.sin(step))) for step in range(64)]
     releases = []
     with made.store.write() as session:
-        for number, (old, new, labels) in enumerate([(0.6, 0.9, 150), (0.9, 1.3, 204), (1.3, 1.35, 251), (1.3, 2.0, 302)]):
+        for number, (old, new, labels) in enumerate(
+            [(0.6, 0.9, 150), (0.9, 1.3, 204), (1.3, 1.35, 251), (1.3, 2.0, 302)]
+        ):
             before, evaluation, comparison = _figures(rng, old, new, classes)
             at = now - timedelta(hours=20 - 6 * number)
             run = Run(
-                project="cells", state="done", why=f"{52 if number else 150} new labels", created_at=at,
-                started_at=at + timedelta(seconds=2), ended_at=at + timedelta(seconds=44), progress=1.0, step="done",
-                settings={"l2": [0.03, 0.01, 0.003], "folds": 5, "class_balanced": True, "seed": 0}, attempts=1,
-                versions={"hone": "0.1.0", "torch": "2.13.0"}, snapshot="9f" * 32, labels=labels,
-                train_images=labels - 20, holdout_images=260, curve=curve, evaluation=evaluation,
-                before=before if number else {}, comparison=comparison if number else {}, against=number,
+                project="cells",
+                state="done",
+                why=f"{52 if number else 150} new labels",
+                created_at=at,
+                started_at=at + timedelta(seconds=2),
+                ended_at=at + timedelta(seconds=44),
+                progress=1.0,
+                step="done",
+                settings={"l2": [0.03, 0.01, 0.003], "folds": 5, "class_balanced": True, "seed": 0},
+                attempts=1,
+                versions={"hone": "0.1.0", "torch": "2.13.0"},
+                snapshot="9f" * 32,
+                labels=labels,
+                train_images=labels - 20,
+                holdout_images=260,
+                curve=curve,
+                evaluation=evaluation,
+                before=before if number else {},
+                comparison=comparison if number else {},
+                against=number,
                 fit={"l2": 0.003, "temperature": 1.31, "oof_auc": 0.912, "seconds": 3.8},
                 verdict=comparison["verdict"] if number else "better",
                 reason=comparison["reason"] if number else "the first model",
@@ -253,28 +317,61 @@ def _runs(made: Seeded) -> None:
             if run.verdict == "better":
                 releases.append((run.id, at + timedelta(seconds=50)))
         session.add(
-            Run(project="cells", state="failed", why="asked for on the page", created_at=now - timedelta(hours=1),
-                started_at=now - timedelta(hours=1), ended_at=now - timedelta(minutes=59), progress=0.2, labels=302,
-                error="TrainError: every class needs at least 2 labelled images: class 1 has 1")
+            Run(
+                project="cells",
+                state="failed",
+                why="asked for on the page",
+                created_at=now - timedelta(hours=1),
+                started_at=now - timedelta(hours=1),
+                ended_at=now - timedelta(minutes=59),
+                progress=0.2,
+                labels=302,
+                error="TrainError: every class needs at least 2 labelled images: class 1 has 1",
+            )
         )
         session.add(
-            Run(project="cells", state="running", why="50 new labels", created_at=now - timedelta(minutes=1),
-                started_at=now - timedelta(seconds=50), progress=0.62, step="Fold 4 of 5", labels=352,
-                train_images=330, holdout_images=260, curve=curve[:22], against=4, lease_until=now)
+            Run(
+                project="cells",
+                state="running",
+                why="50 new labels",
+                created_at=now - timedelta(minutes=1),
+                started_at=now - timedelta(seconds=50),
+                progress=0.62,
+                step="Fold 4 of 5",
+                labels=352,
+                train_images=330,
+                holdout_images=260,
+                curve=curve[:22],
+                against=4,
+                lease_until=now,
+            )
         )
         for index, (run_id, at) in enumerate([*releases, (None, now - timedelta(minutes=14))][-4:]):
             session.add(
                 Release(
-                    project="cells", number=index + 1, run_id=run_id, created_at=at, expires_at=at + timedelta(days=90),
-                    envelope=b"{}", size=13_941_120, new_bytes=13_941_120 if index == 0 else 22_512,
+                    project="cells",
+                    number=index + 1,
+                    run_id=run_id,
+                    created_at=at,
+                    expires_at=at + timedelta(days=90),
+                    envelope=b"{}",
+                    size=13_941_120,
+                    new_bytes=13_941_120 if index == 0 else 22_512,
                     note="" if run_id else "Back to the model of release 2",
                 )
             )
         count = len([*releases, None][-4:])
         session.add(
-            Rollout(project="cells", release=count, previous=count - 1, stage="everyone", state="held",
-                    reason="line-2/side failed its golden check", cameras=["line-1/top"],
-                    since=now - timedelta(minutes=14))
+            Rollout(
+                project="cells",
+                release=count,
+                previous=count - 1,
+                stage="everyone",
+                state="held",
+                reason="line-2/side failed its golden check",
+                cameras=["line-1/top"],
+                since=now - timedelta(minutes=14),
+            )
         )
 
 

@@ -1,0 +1,134 @@
+"""Report: what the camera says of itself, retained, at once on a change."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import edge.report
+from edge.infer import Engine
+from edge.report import LowScores, Reporting, clock_quality
+from edge.settings import EdgeSettings
+from edge.spool import Spool
+from shared import topics
+from shared.messages import ReloadState, Reported, decode
+from tests.fakes.bus import FakeBroker, FakeBus
+from tests.fakes.camera import CAMERA
+from tests.fakes.clock import FakeClock
+from tests.fakes.listener import Recorder, wait_until
+from tests.fakes.messages import event_of
+
+MakeSettings = Callable[..., EdgeSettings]
+
+
+@pytest.mark.parametrize(
+    ("setting", "there", "quality"),
+    [
+        ("trusted", "nothing", "synchronised"),
+        ("auto", "mark", "synchronised"),
+        ("auto", "folder", "unsynchronised"),
+        ("auto", "nothing", "unknown"),
+    ],
+)
+def test_clock_quality(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, setting: str, there: str, quality: str
+) -> None:
+    settings = make_settings(clock=setting)
+    path = settings.state_folder / "timesync" / "synchronized"
+    monkeypatch.setattr(edge.report, "SYNCHRONISED", path)
+    if there != "nothing":
+        path.parent.mkdir(parents=True)
+    if there == "mark":
+        path.touch()
+    assert clock_quality(settings) == quality
+
+
+def test_low_scores_over_the_last_frames(clock: FakeClock) -> None:
+    low = LowScores(clock, length=10)
+    assert (low.share(), low.fps()) == (0, 0)
+    for n in range(20):
+        clock.advance(0.5)
+        low.add(n >= 15)
+    assert low.share() == 0.5
+    assert low.fps() == pytest.approx(10 / 4.5, abs=0.3)
+    clock.advance(60)
+    assert low.fps() == 0, "nothing lately"
+    assert low.share() == 0.5
+
+
+@pytest.fixture
+def reporting(
+    make_settings: MakeSettings, tmp_path: Path, clock: FakeClock
+) -> Iterator[tuple[Reporting, FakeBroker, Spool, Counter[str]]]:
+    broker = FakeBroker()
+    bus = FakeBus(broker, "camera")
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0)
+    errors: Counter[str] = Counter()
+    one = Reporting(
+        make_settings(report_s=3600, triage={"low_score": 0.7}),
+        boot="b00t",
+        bus=bus,
+        clock=clock,
+        capture=SimpleNamespace(captured=5, dropped=2, unreadable=1, drained=False),  # type: ignore[arg-type]
+        engine=Engine(),
+        spool=spool,
+        reload=lambda: SimpleNamespace(floor=4, state=ReloadState(state="idle")),  # type: ignore[arg-type, return-value]
+        low=LowScores(clock),
+        errors=errors,
+    )
+    bus.start(Recorder())
+    one.start()
+    yield one, broker, spool, errors
+    one.stop()
+    bus.stop()
+
+
+def last(broker: FakeBroker) -> Reported | None:
+    data = broker.retained.get(topics.reported(CAMERA))
+    return decode(data, Reported) if data else None
+
+
+def test_a_change_is_reported_at_once_and_retained(
+    reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]], clock: FakeClock
+) -> None:
+    one, broker, spool, errors = reporting
+    assert last(broker) is None
+    spool.add(*event_of(1))
+    errors["message"] += 3
+    one.changed()
+    wait_until(lambda: last(broker), "a report")
+    said = last(broker)
+    assert said is not None
+    assert (said.boot, said.project, said.release, said.floor) == ("b00t", "cells", 0, 4)
+    assert (said.frames.captured, said.frames.dropped, said.frames.unreadable) == (5, 2, 1)
+    assert (said.spool.spooled, said.spool.left, said.errors) == (1, 1, {"message": 3})
+    assert (said.clock, said.time, said.settings["low_score"]) == ("synchronised", clock.utc(), 0.7)
+
+
+def test_a_bunch_of_changes_makes_few_reports(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
+    one, broker, spool, _ = reporting
+    for n in range(30):
+        spool.add(*event_of(n))
+        one.changed()
+    wait_until(lambda: (said := last(broker)) and said.spool.left == 30, "the last state")
+    assert len(broker.seen) < 20
+
+
+def test_the_last_report_is_made_on_stop(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
+    one, broker, spool, _ = reporting
+    spool.add(*event_of(1))
+    one.stop()
+    said = last(broker)
+    assert said is not None
+    assert said.spool.left == 1
+
+
+def test_offline_it_goes_on(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
+    one, broker, _, _ = reporting
+    broker.stop(forget=True)
+    one.changed()
+    broker.start()
+    one.changed()
+    wait_until(lambda: last(broker), "a report")

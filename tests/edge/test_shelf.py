@@ -1,0 +1,148 @@
+"""The shelf of models on disk: only whole parts, numbers that are remembered, and the way back."""
+
+from pathlib import Path
+
+import pytest
+
+from edge.shelf import MAX_STARTS, Kept, Shelf
+from shared.errors import PartError
+from tests.fakes.hub import Parts, part, parts
+
+
+def kept(shelf: Shelf, release: int, model: Parts) -> Kept:
+    for data in model.blobs():
+        shelf.write(part(data), data)
+    return Kept(release=release, model=model.spec())
+
+
+def names(folder: Path) -> set[str]:
+    return {one.name for one in (folder / "parts").iterdir()}
+
+
+OLD, NEW, OTHER = parts(beta=1), parts(beta=2), parts(size=8, beta=3)
+
+
+def test_a_part_comes_back_as_it_was(tmp_path: Path) -> None:
+    shelf, spec = Shelf(tmp_path), part(b"bytes")
+    assert not shelf.has(spec)
+    with pytest.raises(PartError, match="cannot be read"):
+        shelf.read(spec)
+    shelf.write(spec, b"bytes")
+    for one in (shelf, Shelf(tmp_path)):
+        assert one.has(spec)
+        assert one.read(spec) == b"bytes"
+
+
+@pytest.mark.parametrize("data", [b"", b"other", b"bytes and more"])
+def test_only_the_right_bytes_are_kept(tmp_path: Path, data: bytes) -> None:
+    shelf, spec = Shelf(tmp_path), part(b"bytes")
+    with pytest.raises(PartError, match="other bytes"):
+        shelf.write(spec, data)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("data", [b"", b"BYTES", b"byte"])
+def test_a_part_that_is_damaged_on_disk_is_removed(tmp_path: Path, data: bytes) -> None:
+    shelf, spec = Shelf(tmp_path), part(b"bytes")
+    shelf.write(spec, b"bytes")
+    (tmp_path / "parts" / spec.sha256).write_bytes(data)
+    with pytest.raises(PartError, match="damaged on disk"):
+        shelf.read(spec)
+    assert names(tmp_path) == set()
+
+
+def test_a_damaged_part_of_the_right_size_does_not_count_as_there(tmp_path: Path) -> None:
+    """A release that shares it with the one before would fail for good, though the broker has it."""
+    shelf, spec = Shelf(tmp_path), part(b"bytes")
+    shelf.write(spec, b"bytes")
+    (tmp_path / "parts" / spec.sha256).write_bytes(b"BYTES")
+    assert not shelf.has(spec)
+    shelf.write(spec, b"bytes")
+    assert shelf.has(spec)
+
+
+def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
+    Shelf(tmp_path)
+    (tmp_path / "parts" / ("0" * 64 + ".tmp")).write_bytes(b"half")
+    Shelf(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_the_state_is_remembered(tmp_path: Path) -> None:
+    Shelf(tmp_path).change(floor=7, plan_floor=3, desired_floor=2, desired=5, failed=[6])
+    state = Shelf(tmp_path).state
+    assert (state.floor, state.plan_floor, state.desired_floor, state.desired, state.failed) == (7, 3, 2, 5, [6])
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"floor": "x"}'])
+def test_a_damaged_state_is_set_aside(tmp_path: Path, data: bytes) -> None:
+    Shelf(tmp_path).change(floor=7)
+    (tmp_path / "state.json").write_bytes(data)
+    shelf = Shelf(tmp_path)
+    assert shelf.state.floor == 0
+    assert (tmp_path / "state.damaged").read_bytes() == data
+    shelf.change(floor=8)
+    assert Shelf(tmp_path).state.floor == 8
+
+
+def test_adopting_keeps_the_one_before_and_no_older(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    for release, model in ((1, OTHER), (2, OLD), (3, NEW)):
+        shelf.adopt(kept(shelf, release, model))
+    state = Shelf(tmp_path).state
+    assert state.current is not None
+    assert state.previous is not None
+    assert (state.current.release, state.previous.release) == (3, 2)
+    assert names(tmp_path) == {part(one).sha256 for model in (OLD, NEW) for one in model.blobs()}
+    assert len(names(tmp_path)) == 4, "backbone and golden part are shared"
+
+
+def test_adopting_the_same_again_forgets_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.adopt(kept(shelf, 2, NEW))
+    shelf.adopt(kept(shelf, 2, NEW))
+    assert shelf.state.previous is not None
+    assert shelf.state.previous.release == 1
+
+
+def test_a_release_that_keeps_dying_is_left_for_the_one_before(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.adopt(kept(shelf, 2, NEW))
+    for _ in range(MAX_STARTS):
+        start = Shelf(tmp_path).to_start()
+        assert start is not None
+        assert start.release == 2
+    start = Shelf(tmp_path).to_start()
+    assert start is not None
+    assert start.release == 1
+    state = Shelf(tmp_path).state
+    assert (state.failed, state.previous) == ([2], None)
+
+
+def test_the_last_one_that_keeps_dying_leaves_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    for _ in range(MAX_STARTS):
+        assert Shelf(tmp_path).to_start()
+    assert Shelf(tmp_path).to_start() is None
+
+
+def test_one_that_ran_well_may_start_again(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    for _ in range(3 * MAX_STARTS):
+        one = Shelf(tmp_path)
+        assert one.to_start()
+        one.ran_well()
+    assert shelf.state.failed == []
+
+
+def test_failed_ones_are_remembered_up_to_a_bound(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    for n in [*range(1, 150), 60]:
+        shelf.fail(n)
+    assert len(shelf.state.failed) == 100
+    assert shelf.state.failed[-1] == 60
+    assert Shelf(tmp_path).state.failed.count(60) == 1

@@ -1,0 +1,257 @@
+"""A small hub: the real `Receiver` on any bus, a disk in memory, and releases signed with real keys."""
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from hub import keys as hub_keys
+from shared import topics
+from shared.bus import Bus, Message
+from shared.clock import Clock
+from shared.errors import HoneError
+from shared.files import chunk_count, sha256_hex
+from shared.golden import Golden, golden_outputs
+from shared.golden import encode as encode_golden
+from shared.ids import boot_id
+from shared.litert import Model, Part
+from shared.manifest import (
+    DESIRED_TYPE,
+    PLAN_TYPE,
+    RELEASE_TYPE,
+    Desired,
+    Group,
+    Manifest,
+    ModelSpec,
+    PartSpec,
+    Plan,
+    seal,
+)
+from shared.messages import Event, HubStatus, Reply, Reported, Status, Want, decode, encode
+from shared.preprocess import Preprocess, encode_png
+from shared.topics import CameraTopic, ChunkTopic
+from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
+from tests.fakes.clock import FakeClock
+from tests.fakes.models import mean_backbone, softmax_head
+
+CLASSES = ["red", "green", "blue"]
+PART_CHUNK = 256
+"""Small, so that each part of the tiny models makes several windows."""
+
+
+class FakeHub:
+    """`shared.bus.Listener`: takes events of all cameras and keeps them. What `refuses` gives a reason for, it refuses.
+
+    disk: (camera, event id) -> the event and its bytes. reported, status: the last of each camera.
+    """
+
+    def __init__(self, bus: Bus, clock: Clock, *, name: str = "hub", limits: Limits | None = None) -> None:
+        self.bus = bus
+        self.disk: dict[tuple[str, str], tuple[Event, bytes]] = {}
+        self.refuses: Callable[[Event], str | None] = lambda _: None
+        self.offers: list[str] = []
+        self.wants: list[Want] = []
+        self.on_want: Callable[[Want], None] = lambda _: None
+        self.problems: list[HoneError] = []
+        self.bad: list[Exception] = []
+        self.reported: dict[str, Reported] = {}
+        self.status: dict[str, Status] = {}
+        self.deaf = False
+        self._clock = clock
+        self._name = name
+        self._limits = limits or Limits()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="hub", daemon=True)
+        self.restart()
+        bus.subscribe(topics.COLLECT_ALL)
+
+    # -- what tests do with it
+
+    def start(self) -> "FakeHub":
+        """Connect and beat."""
+        self.bus.start(self)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.bus.stop()
+
+    def restart(self) -> None:
+        """All that is not on disk is forgotten."""
+        self._boot = boot_id()
+        self._numbers = itertools.count(1)
+        self._receiver = Receiver(self._limits)
+
+    @property
+    def stored(self) -> set[str]:
+        return {one for _, one in self.disk}
+
+    # -- the bus; called in its thread
+
+    def connected(self) -> None:
+        pass
+
+    def disconnected(self, reason: str) -> None:
+        pass
+
+    def message(self, message: Message) -> None:
+        if self.deaf:
+            return
+        try:
+            self._take(message)
+        except HoneError as error:
+            self.bad.append(error)
+
+    # -- below the surface
+
+    def _beat(self) -> None:
+        while not self._stop.wait(0.1):
+            if not self.deaf:
+                status = HubStatus(online=True, boot=self._boot, beat=next(self._numbers), beat_s=2.0)
+                self.bus.publish(topics.hub_status(self._name), encode(status), retain=True)
+
+    def _take(self, message: Message) -> None:
+        now = self._clock.monotonic()
+        match topics.parse(message.topic):
+            case CameraTopic(camera=camera, leaf="status"):
+                self.status[camera] = decode(message.payload, Status)
+                self._act(self._receiver.hello(camera))
+            case CameraTopic(camera=camera, leaf="reported"):
+                self.reported[camera] = decode(message.payload, Reported)
+            case CameraTopic(leaf="want"):
+                self.wants.append(decode(message.payload, Want))
+                self.on_want(self.wants[-1])
+            case CameraTopic(camera=camera, leaf="event"):
+                event = decode(message.payload, Event)
+                self.offers.append(event.id)
+                if reason := self.refuses(event):
+                    self._act([Answer(camera, Reply(refuse={event.id: reason}))])
+                    return
+                old = self.disk.get((camera, event.id))
+                self._act(self._receiver.event(camera, event, old and old[0].sha256, now))
+            case ChunkTopic(camera=camera, event=one, index=index):
+                self._act(self._receiver.chunk(camera, one, index, message.payload, now))
+
+    def _act(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Complete):
+                assert (effect.camera, effect.event.id) not in self.disk, "stored twice"
+                self.disk[effect.camera, effect.event.id] = (effect.event, effect.data)
+                self._act(self._receiver.durable(effect.camera, [effect.event.id]))
+            elif isinstance(effect, Answer):
+                self.bus.publish(topics.reply(effect.camera), encode(effect.reply))
+            elif isinstance(effect, Problem):
+                self.problems.append(effect.error)
+
+
+# ------------------------------------------------------------------------------------------------- releases
+
+
+@cache
+def _keys(folder: Path) -> hub_keys.Keys:
+    if not (folder / hub_keys.DELEGATION).exists():
+        hub_keys.make(folder, FakeClock())
+    return hub_keys.load(folder)
+
+
+@dataclass
+class Parts:
+    """A model as bytes: three parts and what goes into the manifest."""
+
+    backbone: bytes
+    head: bytes
+    golden: bytes
+    probabilities: list[list[float]]
+    size: int
+
+    def spec(self) -> ModelSpec:
+        return ModelSpec(
+            backbone=part(self.backbone), head=part(self.head), golden=part(self.golden), classes=CLASSES,
+            preprocess=Preprocess(size=self.size), golden_probabilities=self.probabilities,
+        )  # fmt: skip
+
+    def blobs(self) -> list[bytes]:
+        return [self.golden, self.backbone, self.head]
+
+
+def part(data: bytes) -> PartSpec:
+    return PartSpec(sha256=sha256_hex(data), size=len(data), chunk_size=PART_CHUNK)
+
+
+def parts(*, size: int = 16, beta: float = 1.0) -> Parts:
+    """A real model: mean of each colour, softmax of beta times that."""
+    backbone, head = mean_backbone(size), softmax_head(3, beta=beta)
+    model = Model(Part(backbone, name="b"), Part(head, name="h"), CLASSES, Preprocess(size=size))
+    images = [np.random.default_rng(n).integers(0, 255, (size, size, 3), np.uint8) for n in range(2)]
+    for number, one in enumerate(images):
+        one[..., number] = 255  # of a clear colour, so that heads differ
+    golden = Golden(
+        dims=3, inputs=[encode_png(one) for one in images], embeddings=[model.embed(one).tobytes() for one in images]
+    )
+    return Parts(backbone, head, encode_golden(golden), golden_outputs(model, golden), size)
+
+
+@dataclass
+class Registry:
+    """What a hub publishes of models, signed; `bus` may come and go. folder: of the keys."""
+
+    folder: Path
+    bus: Bus
+    clock: Clock
+    project: str = "cells"
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    plans: int = 0
+    exceptions: int = 0
+
+    @property
+    def root(self) -> str:
+        return _keys(self.folder).root_public
+
+    def release(self, number: int, model: Parts, *, chunks: bool = True, manifest: bool = True) -> None:
+        """Publish a release: its manifest and the chunks of its parts."""
+        for data in model.blobs():
+            self.blobs[sha256_hex(data)] = data
+            if chunks:
+                self.chunks(sha256_hex(data))
+        if manifest:
+            self.bus.publish(topics.release(self.project, number), self.manifest(number, model), retain=True)
+
+    def manifest(self, number: int, model: Parts, **fields: object) -> bytes:
+        return self._seal(Manifest, RELEASE_TYPE, number, project=self.project, model=model.spec(), **fields)
+
+    def chunks(self, sha256: str, indices: Sequence[int] | None = None) -> None:
+        data = self.blobs[sha256]
+        for index in range(chunk_count(len(data), PART_CHUNK)) if indices is None else indices:
+            self.bus.publish(topics.blob(sha256, index), data[index * PART_CHUNK :][:PART_CHUNK], retain=True)
+
+    def answer(self, want: Want) -> None:
+        """Publish anew what a camera misses."""
+        if want.sha256 is not None:
+            self.chunks(want.sha256, [i for first, last in want.ranges for i in range(first, last + 1)])
+
+    def plan(self, release: int, *, number: int | None = None) -> None:
+        """Every camera shall run this release."""
+        self.plans += 1
+        groups = [Group(name="all", release=release)]
+        data = self._seal(Plan, PLAN_TYPE, number or self.plans, project=self.project, stage="all", groups=groups)
+        self.bus.publish(topics.plan(self.project), data, retain=True)
+
+    def desired(self, camera: str, release: int) -> None:
+        """This one camera shall run that release."""
+        self.exceptions += 1
+        data = self._seal(
+            Desired, DESIRED_TYPE, self.exceptions, project=self.project, camera=camera, release=release, reason="test"
+        )
+        self.bus.publish(topics.desired(camera), data, retain=True)
+
+    def _seal(self, kind: type, payload_type: str, number: int, **fields: object) -> bytes:
+        keys, now = _keys(self.folder), self.clock.utc()
+        body = kind(**{"number": number, "created": now, "expires": now + timedelta(days=30), **fields})
+        return seal(body, payload_type, keys.signer, keys.delegation)

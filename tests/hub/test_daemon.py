@@ -1,0 +1,436 @@
+"""The daemon with a real broker and a real store: from labels to retained topics, and what goes wrong on the way."""
+
+import os
+import shutil
+import signal
+from datetime import timedelta
+
+import msgspec
+import pytest
+from sqlmodel import delete, select
+
+from hub import keys, settings
+from hub.daemon import MAX_ATTEMPTS, Daemon
+from hub.registry import CameraView
+from hub.store import open_store
+from hub.tables import Image, Release, Rollout, Run
+from shared import topics
+from shared.clock import SystemClock
+from shared.errors import ConfigError, TrainError
+from shared.files import sha256_hex
+from shared.manifest import PLAN_TYPE, RELEASE_TYPE, Manifest, Plan, Reader, open_signed
+from shared.messages import HubStatus, Reply, Status, Want, decode, encode
+from shared.mqtt import PahoBus
+from tests.fakes.listener import Recorder, wait_until
+from tests.hub.conftest import CACHE
+from tests.hub.making import NOW, add_image, event_of, get_image, picture, reported, toml_in
+
+CAMERA = "site/cam-1"
+FAST = "[train]\nl2 = [0.01]\nfolds = 2\n[rollout]\ncanary = 1\nsoak_s = 0\n[retrain]\nevery_labels = 3\n"
+
+
+class Scene:
+    """A broker of its own, a state folder, a daemon, and a camera on the broker."""
+
+    def __init__(self, folder, broker, clock, more=""):
+        self.folder, self.broker, self.clock = folder, broker, clock
+        password = broker.folder / "clear" / "hub"
+        self.config = toml_in(folder, mqtt=broker.port, password=str(password), more=f'cache = "{CACHE}"\n{more}')
+        self.settings = settings.read(self.config)
+        self.keys = self.settings.state_folder / "keys"
+        if not self.keys.exists():
+            keys.make(self.keys, SystemClock())
+        self.store = open_store(self.settings)
+        self.daemon = None
+        self.bus = PahoBus(broker.settings_for("hub"), client_id="watcher", max_delay=1)
+        self.camera = PahoBus(broker.settings_for(CAMERA), client_id="camera", max_delay=1)
+        self.seen, self.heard = Recorder(), Recorder()
+
+    def start(self, *, config=None):
+        self.daemon = Daemon(self.settings, config or self.config, self.store, self.clock)
+        self.daemon.start()
+        return self.daemon
+
+    def watch(self):
+        self.bus.subscribe(["hone/hub/+/status", "hone/release/#", "hone/plan/#", "hone/blob/#"])
+        self.bus.start(self.seen)
+        self.camera.subscribe([topics.reply(CAMERA)])
+        self.camera.start(self.heard)
+        self.heard.wait_connected()
+        self.seen.wait_connected()
+
+    def stop(self):
+        if self.daemon is not None:
+            self.daemon.stop()
+        self.bus.stop()
+        self.camera.stop()
+        self.store.close()
+
+    def latest(self, topic):
+        return next((one.payload for one in reversed(self.seen.messages) if one.topic == topic), b"")
+
+    def rows(self, table):
+        with self.store.read() as session:
+            return session.exec(select(table).order_by(table.id)).all()
+
+    def run(self, number):
+        with self.store.read() as session:
+            return session.get(Run, number)
+
+    def plan(self):
+        data = self.latest(topics.plan("cells"))
+        return open_signed(data, PLAN_TYPE, Plan, self.reader()) if data else None
+
+    def reader(self):
+        return Reader(keys.load(self.keys).root_public, "cells", CAMERA, now=self.clock.utc(), clock_trusted=True)
+
+    def report(self, release, **reload):
+        self.camera.publish(topics.reported(CAMERA), encode(reported(release, **reload)), retain=True)
+
+    def add_run(self, **fields):
+        with self.store.write() as session:
+            run = Run(**{"project": "cells", "created_at": NOW, **fields})
+            session.add(run)
+            session.flush()
+            return run.id
+
+    def finished_run(self, head):
+        names = self.store.blobs.put([b"backbone" * 20_000, head, b"golden"])
+        parts = dict(zip(("backbone", "head", "golden"), names, strict=True))
+        return self.add_run(state="done", parts=parts)
+
+
+@pytest.fixture
+def scene(tmp_path, make_broker):
+    """Make scenes; each is stopped at the end."""
+    made = []
+
+    def make(*, clock=None, more="", started=True, taught=None):
+        broker = make_broker()
+        if started:
+            broker.start()
+        if taught is not None:
+            shutil.copytree(taught / "state", tmp_path / "state")
+        made.append(Scene(tmp_path, broker, clock or SystemClock(), more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+def until(true, what, seconds=60):
+    wait_until(true, what, seconds=seconds)
+
+
+# -- coming and going
+
+
+def test_it_needs_keys(scene):
+    one = scene(started=False)
+    shutil.rmtree(one.keys)
+    with pytest.raises(ConfigError, match="has no keys"):
+        Daemon(one.settings, one.config, one.store, one.clock)
+
+
+def test_it_beats_while_it_lives_and_says_goodbye(scene):
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    topic = topics.hub_status(one.settings.name)
+
+    def beats():
+        return [decode(m.payload, HubStatus) for m in one.seen.messages if m.topic == topic]
+
+    until(lambda: len(beats()) >= 3, "three beats")
+    numbers = [beat.beat for beat in beats()]
+    assert numbers == sorted(set(numbers))
+    assert {(beat.online, beat.boot) for beat in beats()} == {(True, daemon.state().boot)}
+    assert daemon.state().broker
+    daemon.stop()
+    until(lambda: not beats()[-1].online, "the goodbye")
+    assert beats()[-1].boot == daemon.state().boot
+    one.daemon = None
+    first = daemon.state().boot
+    second = one.start()
+    until(lambda: beats()[-1].online, "the next start")
+    assert beats()[-1].boot == second.state().boot != first
+
+
+def test_an_image_goes_through_a_real_broker_into_the_store(scene):
+    one = scene()
+    one.watch()
+    one.start()
+    until(lambda: one.daemon.state().broker, "the hub on the broker")
+    data = picture()
+    event = event_of(data, chunk_size=4096)
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+
+    def send():
+        one.camera.publish(topics.event(CAMERA), encode(event))
+        for index in range(0, len(data), 4096):
+            one.camera.publish(topics.chunk(CAMERA, event.id, index // 4096), data[index : index + 4096])
+        return any(event.id in decode(m.payload, Reply).stored for m in one.heard.messages)
+
+    wait_until(send, "stored")
+    [row] = one.rows(Image)
+    assert (row.camera, row.sha256) == (CAMERA, sha256_hex(data))
+    assert one.store.blobs.read(row.sha256) == data
+
+
+def test_garbage_from_a_camera_is_counted_and_everything_goes_on(scene):
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    until(lambda: daemon.state().broker, "the hub on the broker")
+    for leaf in ("status", "reported", "event", "want"):
+        one.camera.publish(f"hone/camera/{CAMERA}/{leaf}", b"\xff garbage")
+    strange = msgspec.structs.replace(reported(3), release=1 << 63)
+    one.camera.publish(topics.reported(CAMERA), encode(strange))
+    one.camera.publish(topics.want(CAMERA), encode(Want(sha256="ab" * 32, ranges=[(0, 1 << 60)])))
+    until(lambda: daemon.state().errors.get("message") == 5, "five messages counted")
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+    one.report(0)
+    until(lambda: daemon._registry.cameras("cells") == [CameraView(CAMERA, True, 0, "running", 0, "")], "the report")
+    for thread in (daemon._thread, daemon._collector._thread, daemon._verifier._thread, daemon._publisher._thread):
+        assert thread.is_alive(), thread.name
+
+
+def test_the_broker_may_come_later_and_come_back_empty(scene):
+    one = scene(started=False)
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head"), "by hand")
+    assert not daemon.state().broker
+    one.broker.start()
+    until(lambda: daemon.state().broker, "the broker")
+    one.watch()
+    plan = topics.plan("cells")
+    until(lambda: one.latest(plan), "the plan")
+    one.broker.kill()
+    for path in (one.broker.folder / "data").iterdir():
+        path.unlink()
+    one.seen.messages.clear()
+    one.broker.start()
+    until(lambda: one.latest(plan), "the plan again")
+    release = one.rows(Release)[0]
+    assert one.latest(topics.release("cells", 1)) == release.envelope
+    assert one.latest(topics.blob(release.model["head"]["sha256"], 0)) == b"head"
+
+
+# -- releases and rollout
+
+
+def test_releases_roll_out_as_the_camera_reports(scene):
+    one = scene(more="[rollout]\ncanary = 1\nsoak_s = 0\n".replace("soak_s = 0", "soak_s = 0.0"))
+    one.watch()
+    daemon = one.start()
+    assert daemon.release_run(one.finished_run(b"head 1"), "first") == 1
+    until(one.plan, "the first plan")
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    assert (manifest.number, manifest.note) == (1, "first")
+    assert one.plan().release_for(CAMERA) == 1
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+    one.report(1)
+    until(lambda: one.rows(Rollout)[-1].stage == "done", "the first rollout")
+
+    assert daemon.release_run(one.finished_run(b"head 2"), "second") == 2
+    until(lambda: one.plan().number >= 2, "the canary plan")
+    assert (one.plan().release_for(CAMERA), one.plan().release_for("site/cam-2")) == (2, 1)
+    one.report(1, state="failed", reload_release=2, reason="golden check")
+    until(lambda: one.rows(Rollout)[-1].state == "held", "the hold")
+    assert one.rows(Rollout)[-1].reason == f"{CAMERA} could not take it: golden check"
+    assert one.plan().release_for("site/cam-2") == 1, "the others keep what they run"
+    with pytest.raises(TrainError, match="run 99: does not exist"):
+        daemon.release_run(99, "")
+
+    assert daemon.release_run(one.finished_run(b"head 3"), "third") == 3
+    assert [row.state for row in one.rows(Rollout)] == ["running", "superseded", "running"]
+    assert one.rows(Rollout)[-1].previous == 1, "what got past its canaries, not what was held"
+    one.report(3)
+    until(lambda: one.rows(Rollout)[-1].stage == "done", "the third rollout")
+    until(lambda: one.plan().release_for("site/cam-2") == 3, "the plan for everyone")
+    numbers = [
+        open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).number
+        for m in one.seen.messages
+        if m.topic == topics.plan("cells")
+    ]
+    assert numbers == sorted(numbers)
+
+
+def test_a_held_rollout_is_resumed_by_an_operator_only(scene):
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    with pytest.raises(TrainError, match="no held rollout"):
+        daemon.resume_rollout()
+    daemon.release_run(one.finished_run(b"head"), "")
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+    one.report(0, state="failed", reload_release=1, reason="no memory")
+    until(lambda: one.rows(Rollout)[-1].state == "held", "the hold")
+    daemon.resume_rollout()
+    row = one.rows(Rollout)[-1]
+    assert (row.state, row.stage, row.forgiven) == ("running", "everyone", [CAMERA])
+
+
+@pytest.mark.parametrize("days", [1, 30])
+def test_a_plan_is_signed_again_at_half_time_and_not_before(scene, clock, days):
+    one = scene(clock=clock, more=f"[rollout]\ndays = {days}\n")
+    clock.set_utc(SystemClock().utc())
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head"), "")
+    clock.advance(86_400 * days * 0.45)
+    for _ in range(3):
+        daemon._roll_out()
+    assert one.rows(Rollout)[-1].plan_number == 1
+    clock.advance(86_400 * days * 0.1)
+    until(lambda: one.rows(Rollout)[-1].plan_number == 2, "the new signature")
+    for _ in range(3):
+        daemon._roll_out()
+    row = one.rows(Rollout)[-1]
+    assert (row.plan_number, row.plan_expires) == (2, clock.utc() + timedelta(days=days))
+
+
+def test_a_release_whose_part_is_lost_is_refused_and_the_loop_lives(scene):
+    one = scene()
+    number = one.finished_run(b"head")
+    one.store.blobs.path(one.run(number).parts["head"]).unlink()
+    with one.store.write() as session:
+        run = session.get(Run, number)
+        run.verdict = "first"  # to be released by itself
+        session.add(run)
+    daemon = one.start()
+    until(lambda: daemon.state().errors.get("store", 0) >= 2, "the trouble, counted at each try")
+    assert daemon._thread.is_alive()
+    assert one.rows(Release) == []
+
+
+# -- runs
+
+
+def test_labels_start_a_run_that_trains_and_its_model_is_released(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    with one.store.write() as session:
+        session.exec(delete(Run))
+        session.exec(delete(Image).where(Image.split == "none"))
+    one.watch()
+    daemon = one.start()
+    assert daemon.start_run("the first model") == 1
+    with pytest.raises(TrainError, match="run 1: is under way already"):
+        daemon.start_run("another")
+    until(lambda: one.run(1).state == "done", "the first run")
+    until(one.plan, "the release")
+    release = one.rows(Release)[0]
+    assert (release.run_id, release.number, one.run(1).verdict) == (1, 1, "first")
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    for part in manifest.model.parts().values():
+        count = -(-part.size // part.chunk_size)
+        until(lambda part=part, last=count - 1: one.latest(topics.blob(part.sha256, last)), "the last chunk")
+        chunks = [one.latest(topics.blob(part.sha256, index)) for index in range(count)]
+        assert sha256_hex(b"".join(chunks)) == part.sha256
+
+    new = [add_image(one.store, picture(8000 + number), state="new") for number in range(3)]
+    daemon._verifier.wake()
+    until(lambda: all(get_image(one.store, image).state == "verified" for image in new), "verified and embedded")
+    for image in new[:2]:
+        daemon.desk.decide(image, "good", operator="Mira")
+    daemon._retrain()
+    assert len(one.rows(Run)) == 1, "two labels are not three"
+    daemon.desk.decide(new[2], "good", operator="Mira")
+    until(lambda: len(one.rows(Run)) == 2, "the run that the policy starts")
+    until(lambda: one.run(2).state == "done", "the second run")
+    run = one.run(2)
+    assert (run.why, run.labels, run.train_images) == ("3 new labels", 3, 19)
+    assert (run.verdict, run.against) == ("same", 1)
+    for step in (daemon._retrain, daemon._release_better):
+        step()
+    assert (len(one.rows(Run)), len(one.rows(Release))) == (2, 1), "no better, so nothing is released"
+
+
+def test_a_run_is_cancelled_while_it_trains(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    daemon = one.start()
+    number = daemon.start_run("to be cancelled")
+    until(lambda: one.run(number).state == "running", "the process")
+    daemon.cancel_run(number)
+    until(lambda: daemon._process is None, "the end of the process")
+    row = one.run(number)
+    assert (row.state, row.ended_at is not None, row.parts) == ("cancelled", True, {})
+    with pytest.raises(TrainError, match="cannot be cancelled"):
+        daemon.cancel_run(number)
+    with pytest.raises(TrainError, match="does not exist"):
+        daemon.cancel_run(99)
+
+
+def test_a_queued_run_is_cancelled_and_the_policy_does_not_start_it_anew(scene, clock):
+    one = scene(clock=clock, more="[retrain]\nevery_labels = 3\n")
+    ids = [add_image(one.store, state="verified") for _ in range(8)]
+    daemon = Daemon(one.settings, one.config, one.store, one.clock)  # not started: nothing takes the run
+
+    def label(*images):
+        clock.advance(1)
+        for image in images:
+            daemon.desk.decide(image, "good", operator="Mira")
+        clock.advance(1)
+        daemon._retrain()
+        return [(row.state, row.why) for row in one.rows(Run)]
+
+    assert label(*ids[:2]) == []
+    assert label(ids[2]) == [("queued", "3 new labels")]
+    assert label(*ids[3:5]) == [("queued", "3 new labels")], "one at a time"
+    daemon.cancel_run(1)
+    daemon._retrain()
+    assert [row.state for row in one.rows(Run)] == ["cancelled"]
+    assert label(ids[0]) == [("cancelled", "3 new labels"), ("queued", "3 new labels")]
+
+
+def test_a_run_whose_process_is_killed_is_tried_again_and_then_failed(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    daemon = one.start()
+    number = daemon.start_run("to be killed")
+    killed = set()
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        until(lambda: one.run(number).state == "running" and one.run(number).pid not in {None, *killed}, "a process")
+        pid = one.run(number).pid
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+        assert one.run(number).attempts == attempt
+    until(lambda: one.run(number).state == "failed", "the end")
+    assert one.run(number).error == "its process ended with status -9"
+    assert len(killed) == MAX_ATTEMPTS
+
+
+def test_a_run_whose_process_cannot_even_start_is_failed(scene):
+    one = scene()
+    daemon = one.start(config=one.folder / "gone.toml")
+    number = daemon.start_run("hopeless")
+    until(lambda: one.run(number).state == "failed", "the end")
+    assert "ended 2 times without a result" in one.run(number).error
+    assert one.run(number).attempts == MAX_ATTEMPTS + 1
+
+
+def test_what_a_killed_hub_left_is_taken_up_once_its_lease_ran_out(scene, clock):
+    one = scene(clock=clock)
+    leased = one.add_run(state="running", attempts=1, lease_until=clock.utc() + timedelta(seconds=30), pid=1)
+    daemon = Daemon(one.settings, one.folder / "gone.toml", one.store, clock)  # its loop is walked by hand
+    daemon._supervise()
+    assert daemon._process is None, "another process has it"
+    clock.advance(31)
+    daemon._supervise()
+    assert daemon._process is not None
+    daemon._process.wait(60)
+    assert (one.run(leased).state, one.run(leased).attempts) == ("running", 2)
+    daemon._supervise()
+    assert one.run(leased).state == "failed"
+    assert one.run(leased).error == "its process ended with status 1"
+
+
+def test_the_end_of_the_hub_ends_the_run_which_is_taken_up_at_the_next_start(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    daemon = one.start()
+    number = daemon.start_run("interrupted")
+    until(lambda: one.run(number).state == "running", "the process")
+    process = daemon._process
+    one.stop()
+    assert process.returncode is not None
+    one.store = open_store(one.settings)
+    assert one.run(number).state == "running"

@@ -1,0 +1,303 @@
+"""A run trains on what is labelled, proves itself on what is held out, and its row tells how it ended."""
+
+import os
+from datetime import timedelta
+
+import msgspec
+import numpy as np
+import pytest
+from sqlmodel import col, select
+
+import hub.run
+from hub import embed
+from hub.export import export_head
+from hub.run import LEASE, execute, snapshot
+from hub.tables import Embedding, Image, Release, Run
+from hub.train import train_head
+from shared.errors import RunCancelledError, TrainError
+from shared.litert import Model, Part
+from shared.manifest import ModelSpec, PartSpec
+from tests.fakes.listener import wait_until
+from tests.hub.making import CLASSES, NOW, QUICK, add_image, add_vector, picture
+
+
+def get_run(store, number):
+    with store.read() as session:
+        found = session.get(Run, number)
+        assert found is not None
+        return found
+
+
+def queue(store):
+    with store.write() as session:
+        run = Run(project="cells", created_at=NOW)
+        session.add(run)
+        session.flush()
+        return run.id
+
+
+def all_images(store, *where):
+    with store.read() as session:
+        return session.exec(select(Image).where(*where).order_by(Image.id)).all()
+
+
+def release_with(store, run, head):
+    """A release of the run's backbone with another head, as if it were in use."""
+    names = {**run.parts, "head": store.blobs.put([head])[0]}
+    parts = {name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in names.items()}
+    model = ModelSpec(classes=CLASSES, golden_probabilities=run.golden_probabilities, **parts)
+    with store.write() as session:
+        session.add(
+            Release(
+                project="cells",
+                number=1,
+                created_at=NOW,
+                expires_at=NOW,
+                envelope=b"",
+                model=msgspec.to_builtins(model),
+            )
+        )
+
+
+def wrong_head(store, run):
+    """A head that learned every label the wrong way round."""
+    rows = all_images(store, Image.split == "train")
+    vectors = embed.load(store, run.parts["backbone"], [one.id for one in rows])
+    x = np.stack([vectors[one.id] for one in rows])
+    y = np.array([1 - CLASSES.index(one.label) for one in rows])
+    return export_head(train_head(x, y, 2, QUICK, lambda _: None).head)
+
+
+# -- what is trained on
+
+
+def test_the_snapshot_is_what_is_labelled_in_its_split(store):
+    rows = [
+        add_image(store, b"1", label="good", decided=True, split="train"),
+        add_image(store, b"2", label="defect", decided=True, split="holdout"),
+        add_image(store, b"3", label="defect", decided=True),
+    ]
+    add_image(store, b"4", decided=True)  # skipped
+    add_image(store, b"5")
+    add_image(store, b"6", label="crack", decided=True)  # a class that the project no longer has
+    add_image(store, b"7", label="good", decided=True, state="unreadable")
+    add_image(store, b"8", label="good", decided=True, project="welds")
+    got = snapshot(store, "cells", CLASSES)
+    assert got.ids == rows
+    assert got.labels.tolist() == [0, 1, 1]
+    assert got.holdout.tolist() == [False, True, False]
+
+
+def test_the_snapshots_name_changes_with_images_labels_and_split_only(store):
+    first = add_image(store, b"1", label="good", decided=True)
+    add_image(store, b"2", label="good", decided=True)
+    names = [snapshot(store, "cells", CLASSES).sha256]
+
+    def change(**fields):
+        with store.write() as session:
+            row = session.get(Image, first)
+            row.sqlmodel_update(fields)
+            session.add(row)
+        names.append(snapshot(store, "cells", CLASSES).sha256)
+
+    change(flags={"dark": 0.1}, camera="site/cam-7")
+    assert names[0] == names[1]
+    change(label="defect")
+    change(split="train")
+    change(label="good", split="pool")
+    assert names[4] == names[0]
+    assert len(set(names)) == 3
+
+
+def test_held_out_bytes_that_come_again_from_the_field_are_not_trained_on(store):
+    held = add_image(store, b"same", label="good", decided=True, split="holdout")
+    add_image(store, b"same", label="defect", decided=True)
+    add_image(store, b"same", label="defect", decided=True, split="train")
+    other = add_image(store, b"other", label="defect", decided=True)
+    got = snapshot(store, "cells", CLASSES)
+    assert got.ids == [held, other]
+    assert got.holdout.tolist() == [True, False]
+
+
+# -- a whole run, on the real backbone
+
+
+def test_the_first_run_makes_a_model_that_works(learned):
+    settings, store = learned
+    run = get_run(store, 1)
+    assert (run.state, run.verdict, run.progress, run.step, run.error) == ("done", "first", 1.0, "done", "")
+    assert (run.train_images, run.holdout_images, run.labels, run.lease_until) == (16, 44, 0, None)
+    assert run.evaluation["n"] == 44
+    assert run.evaluation["auc"]["value"] > 0.95
+    assert run.pid == os.getpid()
+    assert run.versions["torch"]
+    assert run.snapshot == snapshot(store, "cells", CLASSES).sha256
+    assert len(run.curve) > 1
+    assert np.shape(run.golden_probabilities) == (4, 2)
+    backbone, head = (Part(store.blobs.read(run.parts[one]), name=one) for one in ("backbone", "head"))
+    model = Model(backbone, head, CLASSES, settings.project.preprocess)
+    from shared.preprocess import decode
+
+    for seed in (70_001, 70_002):
+        for label in (0, 1):
+            assert model.predict(decode(picture(seed, defect=bool(label)))).best == label
+
+
+def test_the_same_data_again_is_the_same_model_and_no_better(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    release_with(store, first, store.blobs.read(first.parts["head"]))
+    execute(settings, store, queue(store), clock)
+    second = get_run(store, 2)
+    assert (second.verdict, second.against) == ("same", 1)
+    assert second.parts == first.parts, "byte for byte: a camera has nothing to fetch"
+    assert second.before == second.evaluation
+    assert (second.comparison["fixed"], second.comparison["broken"]) == ([], [])
+
+
+def test_a_model_that_is_right_where_the_old_one_was_wrong_is_better(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    release_with(store, first, wrong_head(store, first))
+    execute(settings, store, queue(store), clock)
+    run = get_run(store, 2)
+    assert (run.verdict, run.against) == ("better", 1)
+    held = {one.id for one in all_images(store, Image.split == "holdout")}
+    assert set(run.comparison["fixed"]) <= held, "ids of images, for the page to show"
+    assert len(run.comparison["fixed"]) > 40
+    assert run.before["auc"]["value"] < 0.1 < run.evaluation["auc"]["value"]
+    assert run.parts["golden"] == first.parts["golden"]
+
+
+def test_a_model_that_learned_nonsense_is_worse(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    release_with(store, first, store.blobs.read(first.parts["head"]))
+    with store.write() as session:
+        for row in session.exec(select(Image).where(Image.split == "train")).all():
+            row.label = CLASSES[1 - CLASSES.index(row.label)]
+            session.add(row)
+    execute(settings, store, queue(store), clock)
+    assert get_run(store, 2).verdict == "worse"
+
+
+def test_without_a_holdout_nothing_is_claimed(learned, clock):
+    settings, store = learned
+    with store.write() as session:
+        for row in session.exec(select(Image).where(Image.split == "holdout")).all():
+            row.label = None
+            session.add(row)
+    execute(settings, store, queue(store), clock)
+    run = get_run(store, 2)
+    assert (run.state, run.verdict) == ("done", "not enough data")
+    assert "import one with --split holdout" in run.reason
+
+
+def test_images_from_the_field_are_embedded_trained_on_and_counted(learned, clock):
+    settings, store = learned
+    new = add_image(store, picture(5001, defect=True), label="defect", decided=True)
+    held = all_images(store, Image.split == "holdout")[0]
+    add_image(store, store.blobs.read(held.sha256), label="defect", decided=True)
+    lost = add_image(store, label="good", decided=True)  # its blob is gone
+    execute(settings, store, queue(store), clock)
+    run = get_run(store, 2)
+    assert run.state == "done"
+    assert (run.train_images, run.holdout_images) == (18, 44), "the held-out bytes are not among them"
+    assert run.labels == 2, "labels from the field that it could use"
+    with store.read() as session:
+        assert session.get(Embedding, (new, run.parts["backbone"])) is not None
+        assert session.get(Embedding, (lost, run.parts["backbone"])) is None
+
+
+# -- how a run ends
+
+
+def test_without_images_the_row_says_what_to_do(settings, store, clock):
+    number = queue(store)
+    with pytest.raises(TrainError, match="no labelled images"):
+        execute(settings, store, number, clock)
+    run = get_run(store, number)
+    assert (run.state, run.ended_at) == ("failed", clock.utc())
+    assert "hone-hub import FOLDER" in run.error
+
+
+def test_too_few_of_a_class_fail_with_the_reason(learned, clock):
+    settings, store = learned
+    with store.write() as session:
+        for row in session.exec(select(Image).where(Image.split == "train", Image.label == "defect")).all()[1:]:
+            row.label = None
+            session.add(row)
+    with pytest.raises(TrainError):
+        execute(settings, store, queue(store), clock)
+    assert "every class needs at least 2 labelled images: class 1 has 1" in get_run(store, 2).error
+
+
+def test_a_run_that_does_not_exist(settings, store, clock):
+    with pytest.raises(TrainError, match="run 77: does not exist"):
+        execute(settings, store, 77, clock)
+
+
+@pytest.mark.parametrize("state", ["cancelled", "done", "failed"])
+def test_a_run_that_has_ended_is_not_taken_up(settings, store, clock, state):
+    number = queue(store)
+    with store.write() as session:
+        run = session.get(Run, number)
+        run.state = state
+        session.add(run)
+    with pytest.raises(RunCancelledError):
+        execute(settings, store, number, clock)
+    assert (get_run(store, number).state, get_run(store, number).pid) == (state, None)
+
+
+def test_a_cancelled_run_stops_at_its_next_step_and_stays_cancelled(learned, clock, monkeypatch):
+    settings, store = learned
+    seen = []
+
+    def cancelling(x, y, classes, train, progress):
+        def told(one):
+            seen.append(one.step)
+            if len(seen) == 1:
+                with store.write() as session:
+                    run = session.get(Run, 2)
+                    run.state = "cancelled"
+                    session.add(run)
+            progress(one)
+
+        return train_head(x, y, classes, train, told)
+
+    monkeypatch.setattr(hub.run, "train_head", cancelling)
+    with pytest.raises(RunCancelledError):
+        execute(settings, store, queue(store), clock)
+    run = get_run(store, 2)
+    assert (run.state, run.parts, run.error) == ("cancelled", {}, "")
+    assert len(seen) == 1
+
+
+def test_while_it_runs_the_row_carries_a_lease_that_is_renewed(learned, clock, monkeypatch):
+    settings, store = learned
+    seen = []
+
+    def slow(*args):
+        seen.append(get_run(store, 2))
+        clock.advance(20)
+        expected = clock.utc() + LEASE
+        wait_until(lambda: get_run(store, 2).lease_until == expected, "the renewed lease", seconds=20)
+        return train_head(*args)
+
+    monkeypatch.setattr(hub.run, "train_head", slow)
+    execute(settings, store, queue(store), clock)
+    assert (seen[0].state, seen[0].pid, seen[0].step) == ("running", os.getpid(), "training")
+    assert seen[0].lease_until == clock.utc() - timedelta(seconds=20) + LEASE
+    run = get_run(store, 2)
+    assert (run.state, run.lease_until, run.ended_at) == ("done", None, clock.utc())
+
+
+def test_embeddings_that_are_there_are_not_computed_again(learned, clock, monkeypatch):
+    settings, store = learned
+    with store.read() as session:
+        count = len(session.exec(select(Embedding.image_id).where(col(Embedding.backbone) != "")).all())
+    assert count == 60
+    monkeypatch.setattr(embed, "to_input", lambda *_: pytest.fail("computed again"))
+    execute(settings, store, queue(store), clock)
+    add_vector(store, 1, [0.0], backbone="another")
+    assert get_run(store, 2).state == "done"

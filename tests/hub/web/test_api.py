@@ -1,0 +1,371 @@
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from sqlmodel import col, select
+
+from hub.tables import Image, Label, Rollout, Run
+from hub.web import guard, stream
+from hub.web.app import create_app
+from hub.web.serve import WebServer
+from shared.errors import PortInUseError
+from tests.hub.web.seed import Seeded
+
+
+def labels(made: Seeded, image: int) -> list[tuple[str, str]]:
+    with made.store.read() as session:
+        rows = session.exec(select(Label).where(Label.image_id == image).order_by(col(Label.id)))
+        return [(one.kind, one.name) for one in rows]
+
+
+def first(web: TestClient) -> int:
+    return web.get("/api/queue").json()["items"][0]["id"]
+
+
+def end_runs(made: Seeded) -> None:
+    with made.store.write() as session:
+        for one in session.exec(select(Run).where(col(Run.state).in_(["queued", "running"]))):
+            one.state = "done"
+            session.add(one)
+
+
+def test_overview_tells_the_whole_story(web: TestClient, made: Seeded) -> None:
+    found = web.get("/api/overview").json()
+    assert found["project"] == "cells"
+    assert found["hub"]["broker"] is True
+    assert found["totals"]["stored"] == 24 == sum(found["totals"]["by_split"].values())
+    assert found["totals"]["unreadable"] == 1
+    assert found["current"]["progress"] == 0.62
+    assert found["rollout"]["state"] == "held"
+    assert "golden check" in found["rollout"]["words"]
+    assert found["latest"] == found["releases"][0]["number"]
+    assert found["queue"]["waiting"] == made.desk.counts().waiting
+
+
+def test_cameras_say_how_they_stand(web: TestClient) -> None:
+    by_name = {one["name"]: one for one in web.get("/api/cameras").json()}
+    assert {name: one["status"] for name, one in by_name.items()} == {
+        "line-1/side": "current",
+        "line-1/top": "current",
+        "line-2/side": "failed",
+        "line-2/top": "updating",
+        "line-3/oven-exit": "offline",
+        "line-3/rework": "silent",
+    }
+    assert by_name["line-2/top"]["low_score"] == 0.38
+    assert by_name["line-3/oven-exit"]["spool_dropped"] == 129
+    assert web.get("/api/cameras/line-2/top").json() == by_name["line-2/top"]
+
+
+def test_only_canaries_should_run_a_release_in_its_first_stage(web: TestClient, made: Seeded) -> None:
+    with made.store.write() as session:
+        rollout = session.exec(select(Rollout)).one()
+        rollout.stage, rollout.cameras = "canary", ["line-2/top"]
+        session.add(rollout)
+    targets = {one["name"]: one["target"] for one in web.get("/api/cameras").json()}
+    assert targets["line-2/top"] == 4
+    assert targets["line-2/side"] == 3
+
+
+def test_a_report_that_cannot_be_read_does_not_break_the_page(web: TestClient, made: Seeded) -> None:
+    from hub.tables import Camera
+
+    with made.store.write() as session:
+        camera = session.get(Camera, "line-1/top")
+        assert camera is not None
+        camera.reported = {"v": 1, "time": "never"}
+        session.add(camera)
+    assert web.get("/api/cameras/line-1/top").json()["status"] == "silent"
+    assert web.get("/").status_code == 200
+
+
+def test_images_are_filtered_and_paged(web: TestClient, made: Seeded) -> None:
+    everything = web.get("/api/images?limit=200").json()
+    assert everything["total"] == 24
+    assert [one["id"] for one in everything["items"]] == list(range(24, 0, -1))
+    page = web.get("/api/images?limit=5&offset=5").json()
+    assert [one["id"] for one in page["items"]] == [19, 18, 17, 16, 15]
+    assert web.get("/api/images?state=waiting").json()["total"] == made.desk.counts().waiting
+    assert web.get("/api/images?state=labelled&split=pool").json()["total"] == made.desk.counts().labelled
+    defects = web.get("/api/images?label=defect&limit=200").json()
+    assert 0 < defects["total"] == sum(one["label"] == "defect" for one in everything["items"])
+
+
+def test_the_file_is_the_very_bytes_and_cached_for_ever(web: TestClient, made: Seeded) -> None:
+    answer = web.get("/api/images/1/file")
+    with made.store.read() as session:
+        image = session.get(Image, 1)
+        assert image is not None
+        assert answer.content == made.store.blobs.read(image.sha256)
+    assert answer.headers["content-type"] == "image/png"
+    assert "immutable" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    small = web.get("/api/images/1/file?width=64")
+    assert small.headers["content-type"] == "image/jpeg"
+    assert len(small.content) < len(answer.content)
+
+
+def test_a_file_that_is_no_image_is_refused_as_thumbnail_but_kept(web: TestClient) -> None:
+    assert web.get("/api/images/4/file").content == b"not an image"
+    refused = web.get("/api/images/4/file?width=64")
+    assert (refused.status_code, refused.json()["error"]) == (422, "image")
+
+
+def test_a_lost_blob_is_a_store_error(web: TestClient, made: Seeded) -> None:
+    made.store.blobs.path(web.get("/api/images/1").json()["sha256"]).unlink()
+    answer = web.get("/api/images/1/file")
+    assert (answer.status_code, answer.json()["error"]) == (503, "store")
+
+
+def test_the_queue_leaves_out_what_is_shown_elsewhere(web: TestClient) -> None:
+    three = [one["id"] for one in web.get("/api/queue?count=3").json()["items"]]
+    assert len(three) == 3
+    rest = web.get("/api/queue", params={"count": 50, "exclude": three}).json()["items"]
+    assert not set(three) & {one["id"] for one in rest}
+    assert {"url", "camera", "captured_at", "release", "guess", "score", "scores", "why", "flags", "width"} <= rest[
+        0
+    ].keys()
+
+
+def test_a_label_counts_once_however_often_it_is_sent(web: TestClient, made: Seeded) -> None:
+    image = first(web)
+    before = made.desk.counts()
+    ask = {"image": image, "name": "defect", "operator": " Mira ", "seconds": 1.25}
+    once = web.post("/api/labels", json=ask)
+    again = web.post("/api/labels", json=ask)
+    assert once.status_code == again.status_code == 200
+    assert once.json()["id"] == again.json()["id"]
+    assert once.json()["operator"] == "Mira"
+    assert labels(made, image) == [("label", "defect")]
+    assert made.desk.counts().waiting == before.waiting - 1
+    web.post("/api/labels", json={**ask, "name": "good"})
+    web.post("/api/labels", json={**ask, "operator": "Tom"})
+    assert labels(made, image) == [("label", "defect"), ("label", "good"), ("label", "defect")]
+
+
+def test_a_skip_counts_once_too(web: TestClient, made: Seeded) -> None:
+    image = first(web)
+    for _ in range(2):
+        assert web.post("/api/skips", json={"image": image, "operator": "Mira"}).status_code == 200
+    assert labels(made, image) == [("skip", "")]
+
+
+def test_undo_takes_back_the_decision_named_and_no_other(web: TestClient, made: Seeded) -> None:
+    image = first(web)
+    made_label = web.post("/api/labels", json={"image": image, "name": "good", "operator": "Mira"}).json()
+    ask = {"operator": "Mira", "label": made_label["id"]}
+    once, again = web.post("/api/undo", json=ask), web.post("/api/undo", json=ask)
+    assert once.json() == again.json()
+    assert labels(made, image) == [("label", "good"), ("undo", "")]
+    history = web.get(f"/api/images/{image}").json()["history"]
+    assert [(one["kind"], one["undone"]) for one in history] == [("undo", False), ("label", True)]
+    other = web.post("/api/undo", json={"operator": "Mira", "label": 10_000})
+    assert (other.status_code, other.json()["error"]) == (409, "conflict")
+    nobody = web.post("/api/undo", json={"operator": "nobody"})
+    assert (nobody.status_code, nobody.json()["error"]) == (422, "label")
+    web.post("/api/labels", json={"image": image, "name": "good", "operator": "Mira"})
+    assert labels(made, image)[-1] == ("label", "good")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/api/labels", {"image": 999, "name": "good", "operator": "Mira"}, 404, "not_found"),
+        ("/api/labels", {"image": 1, "name": "purple", "operator": "Mira"}, 422, "label"),
+        ("/api/labels", {"image": 1, "name": "good", "operator": "  "}, 422, "invalid"),
+        ("/api/labels", {"image": 1, "name": "good", "operator": "x" * 101}, 422, "invalid"),
+        ("/api/labels", {"image": 1, "name": "good", "operator": "Mira", "seconds": -1}, 422, "invalid"),
+        ("/api/labels", {"image": 2**70, "name": "good", "operator": "Mira"}, 422, "invalid"),
+        ("/api/labels", {"image": 1, "name": "good", "operator": "Mira", "extra": 1}, 422, "invalid"),
+        ("/api/labels", [], 422, "invalid"),
+        ("/api/skips", {"image": 999, "operator": "Mira"}, 404, "not_found"),
+        ("/api/runs", {}, 409, "train"),
+        ("/api/runs/999/cancel", {}, 404, "not_found"),
+        ("/api/runs/4/cancel", {}, 409, "conflict"),
+        ("/api/releases", {"run": 999}, 404, "not_found"),
+        ("/api/releases", {"run": 5}, 409, "conflict"),
+        ("/api/releases", {"run": 4, "note": "x" * 501}, 422, "invalid"),
+    ],
+)
+def test_bad_requests_say_what_is_wrong(web: TestClient, path: str, body: object, status: int, code: str) -> None:
+    answer = web.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]) == (status, code)
+    assert answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/nothing", 404),
+        ("/api/images/999", 404),
+        ("/api/images/999/file", 404),
+        ("/api/images/0", 422),
+        ("/api/images/99999999999999999999", 422),
+        ("/api/images?limit=201", 422),
+        ("/api/images?offset=-1", 422),
+        ("/api/images?state=odd", 422),
+        ("/api/queue?count=51", 422),
+        ("/api/queue?count=1&exclude=x", 422),
+        ("/api/runs/999", 404),
+        ("/api/cameras/line-1/none", 404),
+        ("/api/labels?limit=0", 422),
+    ],
+)
+def test_bad_reads_have_the_same_shape(web: TestClient, path: str, status: int) -> None:
+    answer = web.get(path)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error", "message"}
+
+
+def test_runs_start_cancel_and_release(web: TestClient, made: Seeded) -> None:
+    assert web.post("/api/runs/6/cancel", json={}).status_code == 200
+    assert web.get("/api/runs/6").json()["state"] == "cancelled"
+    started = web.post("/api/runs", json={"why": "a test"})
+    assert started.status_code == 201
+    assert web.get(f"/api/runs/{started.json()['id']}").json()["why"] == "a test"
+    assert web.post("/api/releases", json={"run": 4, "note": "go"}).json() == {"id": 5}
+    assert made.actions.released == [(4, "go")]
+    made.actions.fails = True
+    refused = web.post("/api/releases", json={"run": 4})
+    assert (refused.status_code, refused.json()["error"]) == (503, "broker")
+
+
+def test_a_run_carries_its_figures(web: TestClient) -> None:
+    run = web.get("/api/runs/4").json()
+    assert run["verdict"] == "better" == run["comparison"]["verdict"]
+    assert run["comparison"]["auc_gain"]["low"] > 0
+    assert run["before"]["auc"]["value"] < run["evaluation"]["auc"]["value"]
+    assert [one["name"] for one in run["evaluation"]["classes"]] == ["good", "defect"]
+    assert sum(map(sum, run["evaluation"]["confusion"])) == run["evaluation"]["n"] == 260
+    assert len(run["curve"]) == 64
+
+
+def test_figures_with_missing_keys_still_show(web: TestClient, made: Seeded) -> None:
+    with made.store.write() as session:
+        run = session.get(Run, 4)
+        assert run is not None
+        run.evaluation, run.comparison = {"auc": 0.9, "classes": [{}, None, {"n": 3}]}, {"verdict": "odd"}
+        session.add(run)
+    assert web.get("/api/runs/4").json()["evaluation"]["auc"] == {"value": 0.9, "low": 0.9, "high": 0.9}
+    for page in ("/", "/runs", "/runs/4", "/releases"):
+        assert web.get(page).status_code == 200, page
+
+
+def test_a_held_rollout_is_resumed_once(web: TestClient) -> None:
+    assert web.post("/api/rollout/resume", json={}).status_code == 200
+    assert web.get("/api/overview").json()["rollout"]["state"] == "running"
+    assert web.post("/api/rollout/resume", json={}).status_code == 409
+
+
+def test_health_follows_the_broker(web: TestClient, made: Seeded) -> None:
+    assert web.get("/api/health").status_code == 200
+    made.actions.broker = False
+    answer = web.get("/api/health")
+    assert (answer.status_code, answer.json()["ok"]) == (503, False)
+
+
+def test_openapi_describes_every_path_and_no_page_loads_foreign_scripts(web: TestClient) -> None:
+    paths = web.get("/openapi.json").json()["paths"]
+    assert {"/api/overview", "/api/labels", "/api/undo", "/api/rollout/resume", "/api/health"} <= paths.keys()
+    assert web.get("/docs").status_code == web.get("/redoc").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"origin": "http://127.0.0.1:8080"}, 200),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"content-type": "text/plain"}, 415),
+        ({"host": "evil.example"}, 421),
+        ({"host": "localhost:8080"}, 200),
+        ({"host": "[::1]:8080"}, 200),
+    ],
+)
+def test_other_sites_change_nothing(web: TestClient, made: Seeded, headers: dict[str, str], status: int) -> None:
+    image = first(web)
+    body = b'{"image": %d, "name": "good", "operator": "Mira"}' % image
+    answer = web.post("/api/labels", content=body, headers={"content-type": "application/json", **headers})
+    assert answer.status_code == status
+    assert len(labels(made, image)) == (1 if status == 200 else 0)
+
+
+def test_large_bodies_are_refused_before_they_are_read(web: TestClient) -> None:
+    answer = web.post("/api/labels", content=b" " * (guard.MAX_BODY + 1), headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_every_page_forbids_inline_scripts_and_frames(web: TestClient) -> None:
+    for path in ("/", "/label", "/nowhere", "/api/overview", "/static/app.js"):
+        policy = web.get(path).headers["content-security-policy"]
+        assert "script-src 'self'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+
+
+def test_only_loopback_names_are_checked(made: Seeded) -> None:
+    assert guard.is_loopback("127.0.0.1")
+    assert guard.is_loopback("::1")
+    assert guard.is_loopback("localhost")
+    assert not guard.is_loopback("0.0.0.0")
+    assert not guard.is_loopback("10.0.0.7")
+
+
+def test_the_stream_tells_what_changed_and_ends_with_the_server(made: Seeded) -> None:
+    server = WebServer(create_app(made.settings, made.store, made.desk, made.actions, made.clock), "127.0.0.1", 0)
+    server.start()
+    lines: list[str] = []
+    opened, told, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def listen() -> None:
+        with httpx.stream("GET", f"{server.url}/stream?seen=labels:old", timeout=10) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            for line in answer.iter_lines():
+                lines.append(line)
+                opened.set()
+                if lines.count("event: labels") >= 2:
+                    told.set()
+        ended.set()
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    assert opened.wait(5)
+    time.sleep(0.3)
+    made.desk.skip(made.desk.next(1)[0].id or 0, operator="Mira")
+    assert told.wait(5), lines
+    begin = time.monotonic()
+    server.stop()
+    assert ended.wait(2)
+    assert time.monotonic() - begin < 2
+    thread.join()
+
+
+def test_a_state_survives_its_way_through_an_event_id() -> None:
+    assert stream.parse(stream.name({"runs": "a1", "cameras": "b2"})) == {"runs": "a1", "cameras": "b2"}
+    assert stream.parse("garbage") == {}
+
+
+def test_a_taken_port_is_a_clear_error(made: Seeded) -> None:
+    app = create_app(made.settings, made.store, made.desk, made.actions, made.clock)
+    one = WebServer(app, "127.0.0.1", 0)
+    one.start()
+    with pytest.raises(PortInUseError):
+        WebServer(app, "127.0.0.1", int(one.url.rpartition(":")[2]))
+    one.stop()
+
+
+def test_the_web_never_imports_torch_or_litert() -> None:
+    code = (
+        "import sys, hub.web.app, hub.web.serve;"
+        "bad = [one for one in sys.modules if one.split('.')[0] in ('torch', 'ai_edge_litert', 'litert_torch')];"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
