@@ -109,8 +109,8 @@ class Registry:
 
 
 def labels_since_run(session: Session, project: str) -> int:
-    """How many images were labelled since the newest run that was not cancelled was asked for."""
-    last = session.exec(select(func.max(Run.created_at)).where(Run.project == project, Run.state != "cancelled")).one()
+    """How many images were labelled since the newest run was asked for; what an operator cancelled counts as one."""
+    last = session.exec(select(func.max(Run.created_at)).where(Run.project == project)).one()
     undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
     fresh = (
         select(func.count(func.distinct(Label.image_id)))

@@ -298,7 +298,11 @@ class _Stage:
         return view[key] if view else 0
 
     def _post(self, path: str, body: dict[str, Any]) -> None:
-        answer = self._client.post(path, json=body)
+        try:
+            answer = self._client.post(path, json=body)
+        except httpx.HTTPError as error:
+            self._children.check()
+            raise StoryError(f"the hub does not answer ({error})", subject=path) from error
         if answer.is_error:
             raise StoryError(f"the hub refused ({answer.text})", subject=path)
 

@@ -559,10 +559,10 @@ def test_a_model_that_breaks_when_it_runs(running: Camera, hub: Registry, monkey
     """LiteRT raises RuntimeError from `invoke`."""
 
     class Broken:
-        def __init__(self, inner: object) -> None:
-            self.inner = inner
-
         def set_tensor(self, *_: object) -> None:
+            pass
+
+        def invoke(self) -> None:
             raise RuntimeError("node 3 failed to invoke")
 
     init = Part.__init__
@@ -570,7 +570,7 @@ def test_a_model_that_breaks_when_it_runs(running: Camera, hub: Registry, monkey
     def made(part: Part, data: bytes, **how: object) -> None:
         init(part, data, **how)  # type: ignore[arg-type]
         if data == TWO.head:
-            part._interpreter = Broken(part._interpreter)
+            part._interpreter = Broken()
 
     monkeypatch.setattr(Part, "__init__", made)
     hub.release(6, TWO)

@@ -1,0 +1,112 @@
+"""The whole loop through the real programs, on fewer images; and how it ends when somebody ends it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("HONE_CACHE", ROOT / ".hone" / "cache"))
+
+
+def start(state, *options):
+    """`hone-hub demo` as a process; the converted backbone comes from the cache."""
+    state.mkdir(parents=True, exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    (state / "cache").symlink_to(CACHE)
+    command = [sys.executable, "-m", "hub", "demo", "--state", str(state), *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def children_of(state):
+    """Process ids of everything that runs with this state folder in its command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if str(state) in line and " demo " not in line:
+                found[int(entry.name)] = line
+    return found
+
+
+def wait_for(what, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (result := what()):
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+    return result
+
+
+def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
+    state = tmp_path / "state"
+    demo = start(state, "--once", "--frames", "90", "--seed", "3")
+    output, _ = demo.communicate(timeout=280)
+    assert demo.returncode == 0, output
+    result = json.loads((state / "demo.json").read_text())
+    releases, images = result["releases"], result["images"]
+    assert [one["release"] for one in releases] == list(range(1, len(releases) + 1))
+    assert len(releases) >= 2
+    assert releases[-1]["auc"] > releases[0]["auc"]
+    assert result["gain"]["low"] > 0
+    assert result["cameras"] == {"total": 3, "on_last_release": 3}
+    assert result["frames"]["dropped"] == 0
+    assert result["frames"]["captured"] == pytest.approx(270, abs=3)
+    assert images["spooled"] == images["stored"] > 50
+    assert images["left"] == images["dropped"] == images["unspooled"] == 0
+    assert releases[1]["bytes"] < 0.01 * releases[0]["bytes"]
+    assert children_of(state) == {}
+    # What is on disk agrees, seen by the program that an operator would use, and by nobody's counters.
+    checked = subprocess.run(
+        [sys.executable, "-m", "hub", "fsck", "--deep", "--config", str(state / "hub.toml")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    for camera in (state / "cameras").iterdir():
+        assert not list((camera / "state" / "spool").glob("*_IM.*"))
+    stored = sum(1 for _ in (state / "hub" / "blobs").glob("*/*"))
+    assert stored >= images["stored"]
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["all alive", "a camera crashed before"])
+def test_ctrl_c_ends_every_process(tmp_path, crash):
+    state = tmp_path / "state"
+    demo = start(state, "--frames", "30")
+    try:
+        wait_for(lambda: len([line for line in children_of(state).values() if " edge run " in line]) == 3)
+        if crash:
+            camera = next(pid for pid, line in children_of(state).items() if " edge run " in line)
+            os.kill(camera, signal.SIGKILL)
+        demo.send_signal(signal.SIGINT)
+        output, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+    assert "Traceback" not in output
+    assert demo.returncode in ((0,) if not crash else (0, 1)), output
+    wait_for(lambda: children_of(state) == {}, 15)
+
+
+def test_a_crashed_process_ends_the_demo_with_its_name(tmp_path):
+    state = tmp_path / "state"
+    demo = start(state, "--once", "--frames", "30")
+    try:
+        hub = wait_for(lambda: [pid for pid, line in children_of(state).items() if " hub serve " in line])
+        wait_for(lambda: len([line for line in children_of(state).values() if " edge run " in line]) == 3)
+        os.kill(hub[0], signal.SIGKILL)
+        output, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+    assert demo.returncode == 1, output
+    assert "hub: ended with status -9" in " ".join(output.split())
+    assert "Traceback" not in output
+    wait_for(lambda: children_of(state) == {}, 15)

@@ -1,0 +1,358 @@
+"""The agent from end to end: a real mosquitto, real models and images, and a hub made of the real `Receiver`."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from edge.agent import Agent
+from edge.settings import read
+from shared import topics
+from shared.clock import SystemClock
+from shared.files import sha256_hex
+from shared.messages import Reported, Result, Status, decode
+from shared.mqtt import PahoBus
+from shared.preprocess import encode_png
+from tests.fakes.hub import FakeHub, Registry, parts
+from tests.fakes.listener import Recorder, wait_until
+from tests.fakes.mosquitto import Mosquitto
+
+ROOT = Path(__file__).parents[2]
+CAMERA = "site/cam-1"
+PICTURES = 12
+_numbers = itertools.count()
+MODEL, STEEP = parts(beta=1.0), parts(beta=30.0)
+
+
+def pictures(folder: Path, count: int = PICTURES) -> dict[str, bytes]:
+    """Noisy pictures, each of a colour of its own, so that none is a near-copy; name -> bytes."""
+    folder.mkdir(exist_ok=True)
+    made = {}
+    for n in range(count):
+        pixels = np.random.default_rng(n).integers(0, 60, (24, 32, 3), np.uint8)
+        pixels[..., n % 3] += np.uint8(60 + 10 * (n % 12))
+        made[f"piece-{n:03}"] = encode_png(pixels)
+        (folder / f"piece-{n:03}.png").write_bytes(made[f"piece-{n:03}"])
+    return made
+
+
+@dataclass
+class Plant:
+    """A broker, a hub with models, somebody who listens to results, and the folder of a camera."""
+
+    broker: Mosquitto
+    hub: FakeHub
+    registry: Registry
+    scada: Recorder
+    folder: Path
+    buses: list[PahoBus]
+
+    def connect(self, user: str, listener: Recorder, *filters: str) -> PahoBus:
+        bus = PahoBus(self.broker.settings_for(user), client_id=f"agent-{next(_numbers)}", max_delay=1)
+        bus.subscribe(filters)
+        bus.start(listener)
+        self.buses.append(bus)
+        return bus
+
+    def configure(self, *, source: str = "pictures", capture: str = "fps = 200\nqueue = 1000", more: str = "") -> Path:
+        settings = self.broker.settings_for(CAMERA)
+        path = self.folder / "edge.toml"
+        path.write_text(
+            f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.registry.root}"\nreport_s = 0.2\n'
+            f'clock = "trusted"\n{more}\n[capture]\nsource = "{source}"\n{capture}\n'
+            f'[mqtt]\nport = {settings.port}\npassword_file = "{settings.password_file}"\n'
+            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n[spool]\nchunk_kb = 1\n"
+        )
+        return path
+
+    @property
+    def reported(self) -> Reported | None:
+        return self.hub.reported.get(CAMERA)
+
+    def results(self) -> list[Result]:
+        return [decode(one.payload, Result) for one in self.scada.messages if one.topic == topics.result(CAMERA)]
+
+    def retained(self, topic: str) -> bytes:
+        """What somebody who comes now finds on a topic."""
+        late = Recorder()
+        bus = self.connect("hub", late, topic)
+        data = late.wait_message(topic).payload
+        bus.stop()
+        return data
+
+
+@pytest.fixture
+def plant(make_broker: Callable[[], Mosquitto], tmp_path: Path, key_folder: Path) -> Iterator[Plant]:
+    broker = make_broker()
+    broker.start()
+    bus = PahoBus(broker.settings_for("hub"), client_id="the-hub", max_delay=1)
+    hub = FakeHub(bus, SystemClock())
+    scada = Recorder()
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    one = Plant(broker, hub, Registry(key_folder, bus, SystemClock()), scada, folder, [])
+    one.connect("scada", scada, topics.result(CAMERA)).publish("x", b"")
+    scada.wait_connected()
+    hub.start()
+    wait_until(lambda: bus.online, "the hub to be connected")
+    yield one
+    for other in one.buses:
+        other.stop()
+    hub.stop()
+
+
+@pytest.fixture
+def run(plant: Plant) -> Iterator[Callable[..., Agent]]:
+    """Start agents in threads; `stop` them, they are joined at the end."""
+    running: list[tuple[Agent, threading.Thread]] = []
+
+    def start(path: Path) -> Agent:
+        agent = Agent(read(path), SystemClock())
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        running.append((agent, thread))
+        return agent
+
+    def stop() -> None:
+        for agent, thread in running:
+            agent.stop()
+            thread.join(20)
+            assert not thread.is_alive()
+        running.clear()
+
+    start.stop = stop  # type: ignore[attr-defined]
+    yield start
+    stop()
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Start `python -m edge run` as a process; killed at the end if it still runs."""
+    made: list[subprocess.Popen[str]] = []
+
+    def start(path: Path) -> subprocess.Popen[str]:
+        made.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "edge", "run", "--config", str(path)],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.kill()
+        one.communicate()
+
+
+def test_every_event_is_stored_and_everything_is_told(plant: Plant, run: Callable[..., Agent]) -> None:
+    made = pictures(plant.folder / "pictures")
+    (plant.folder / "pictures" / "piece-005x.png").write_bytes(b"not a picture")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    run(plant.configure())
+    wait_until(lambda: len(plant.hub.disk) == PICTURES, "all events", seconds=20)
+    wait_until(lambda: plant.reported and plant.reported.spool.stored == PICTURES, "the last report")
+    wait_until(lambda: len(plant.results()) == PICTURES, "all results")
+
+    kept = plant.hub.disk.values()
+    assert sorted(data for _, data in kept) == sorted(made.values())
+    for event, data in kept:
+        assert (event.release, event.project, event.why, event.probability) == (7, "cells", "low_score", 1.0)
+        assert (event.size, event.sha256, event.ext, event.clock) == (
+            len(data),
+            sha256_hex(data),
+            "png",
+            "synchronised",
+        )
+        assert event.score == pytest.approx(max(event.scores.values()), abs=1e-6)
+        assert event.value == pytest.approx(1 - event.score, abs=1e-6)
+        assert event.scores[event.label] == max(event.scores.values())
+    assert plant.hub.problems == []
+    assert plant.hub.bad == []
+
+    results = plant.results()
+    assert [one.sequence for one in results] == list(range(PICTURES))
+    assert [one.part for one in results] == sorted(made)
+    assert {one.release for one in results} == {7}
+    by_data = {data: event for event, data in kept}
+    assert [one.label for one in results] == [by_data[made[name]].label for name in sorted(made)]
+
+    said = plant.reported
+    assert said is not None
+    assert (said.release, said.floor, said.reload.state, said.project) == (7, 7, "running", "cells")
+    assert (said.spool.spooled, said.spool.left, said.spool.bytes, said.spool.unspooled) == (PICTURES, 0, 0, 0)
+    assert (said.frames.captured, said.frames.inferred, said.frames.dropped, said.frames.unreadable) == (
+        PICTURES, PICTURES, 0, 1
+    )  # fmt: skip
+    wait_until(lambda: plant.reported and plant.reported.frames.ended, "the word that the source has ended")
+    assert said.errors == {}
+    assert said.rates.low_score == 1.0
+    assert said.up > sum(map(len, made.values()))
+    assert decode(plant.retained(topics.reported(CAMERA)), Reported).boot == said.boot
+    status = decode(plant.retained(topics.status(CAMERA)), Status)
+    assert (status.online, status.boot) == (True, said.boot)
+    assert list((plant.folder / "state" / "spool").glob("*_*")) == []
+
+    # The source has ended; another release is taken all the same.
+    plant.registry.release(8, STEEP)
+    plant.registry.plan(8)
+    wait_until(lambda: plant.reported and plant.reported.release == 8, "the next release")
+
+    run.stop()  # type: ignore[attr-defined]
+    wait_until(lambda: not plant.hub.status[CAMERA].online, "goodbye")
+    assert plant.hub.status[CAMERA].boot == said.boot, "last words, not the last will"
+
+
+def test_sigterm_ends_it_well_and_what_is_left_is_sent_next_time(
+    plant: Plant, spawn: Callable[[Path], subprocess.Popen[str]]
+) -> None:
+    made = pictures(plant.folder / "pictures")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    plant.hub.deaf = True
+    wait_until(lambda: len(plant.hub.offers) == 0, "silence")
+    path = plant.configure()
+    first = spawn(path)
+    spool = plant.folder / "state" / "spool"
+    wait_until(lambda: len(list(spool.glob("*_MD.json"))) == PICTURES, "a full spool", seconds=20)
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate(timeout=20)
+    assert first.returncode == 0, err
+    assert f"{PICTURES} events wait in the spool" in err
+    assert "Traceback" not in err
+    status = decode(plant.retained(topics.status(CAMERA)), Status)
+    assert not status.online
+    assert status.boot
+    assert decode(plant.retained(topics.reported(CAMERA)), Reported).spool.left == PICTURES
+
+    plant.hub.deaf = False
+    for name in made:
+        os.unlink(plant.folder / "pictures" / f"{name}.png")
+    second = spawn(plant.configure(capture="watch = true"))
+    wait_until(lambda: len(plant.hub.disk) == PICTURES, "what was left", seconds=20)
+    wait_until(lambda: plant.reported and plant.reported.spool.stored == PICTURES, "the books")
+    assert sorted(data for _, data in plant.hub.disk.values()) == sorted(made.values())
+
+    second.kill()
+    wait_until(lambda: not plant.hub.status[CAMERA].online, "the last will")
+    assert plant.hub.status[CAMERA].boot == ""
+
+
+def test_a_broker_that_is_not_there_at_start(plant: Plant, run: Callable[..., Agent]) -> None:
+    """With a model on disk frames are seen and events wait; the broker comes later."""
+    pictures(plant.folder / "pictures", 1)
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    run(plant.configure())
+    wait_until(lambda: len(plant.hub.disk) == 1, "a model")
+    wait_until(lambda: plant.reported and plant.reported.spool.left == 0, "an empty spool")
+    run.stop()  # type: ignore[attr-defined]
+    plant.broker.stop()
+    pictures(plant.folder / "pictures", 4)
+    agent = run(plant.configure())
+    spool = plant.folder / "state" / "spool"
+    wait_until(lambda: len(list(spool.glob("*_MD.json"))) == 4, "events in the spool")
+    assert agent._engine.inferred == 4
+    plant.broker.start()
+    wait_until(lambda: len(plant.hub.disk) == 5, "all events", seconds=25)
+    wait_until(lambda: agent._spool.state().left == 0, "an empty spool")
+
+
+def test_the_broker_is_killed_in_the_middle(plant: Plant, run: Callable[..., Agent]) -> None:
+    made = pictures(plant.folder / "pictures", 40)
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    agent = run(plant.configure(capture="fps = 60\nqueue = 1000"))
+    wait_until(lambda: len(plant.hub.disk) > 5, "some events", seconds=20)
+    plant.broker.kill()
+    wait_until(lambda: not agent._bus.online, "the camera to notice")
+    plant.broker.start()
+    wait_until(lambda: len(plant.hub.disk) == 40, "all events", seconds=30)
+    wait_until(lambda: agent._spool.state().left == 0, "an empty spool")
+    assert sorted(data for _, data in plant.hub.disk.values()) == sorted(made.values())
+    state = agent._spool.state()
+    assert (state.spooled, state.stored, state.dropped) == (40, 40, 0)
+
+
+GARBAGE = [b"", b"\x00\xff", b"{}", b"[]", b"null", b'{"v":2}', b"[" * 20_000, b'{"stored":["x"]}', b'{"credit":-1}']
+
+
+def test_garbage_on_every_topic_is_counted_and_it_lives(plant: Plant, run: Callable[..., Agent]) -> None:
+    folder = plant.folder / "in"
+    folder.mkdir()
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    run(plant.configure(source="in", capture="watch = true"))
+    wait_until(lambda: plant.reported and plant.reported.release == 7, "a model", seconds=20)
+    bus = plant.registry.bus
+    every = [topics.reply(CAMERA), topics.desired(CAMERA), topics.plan("cells"), topics.hub_status("hub")]
+    every += [topics.release("cells", 7), topics.blob(sha256_hex(MODEL.head), 0)]
+    for topic in every:
+        for data in GARBAGE:
+            bus.publish(topic, data)
+
+    def counted() -> bool:
+        errors = plant.reported.errors if plant.reported else {}
+        return errors.get("message", 0) >= 10 and errors.get("manifest", 0) >= 10
+
+    wait_until(counted, f"the counts, {plant.reported and plant.reported.errors}")
+    # It lives: frames are seen, events stored, and a release is taken.
+    wait_until(lambda: _drop(folder) and plant.hub.disk, "an event")
+    plant.registry.release(9, STEEP)
+    plant.registry.plan(9)
+    wait_until(lambda: plant.reported and plant.reported.release == 9, "the next release")
+
+
+def _drop(folder: Path) -> bool:
+    number = next(_numbers)
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+    (folder / f"drop-{number}.png").write_bytes(encode_png(pixels))
+    return True
+
+
+def test_raw_frames_are_kept_without_loss(plant: Plant, run: Callable[..., Agent]) -> None:
+    """Frames of a device have no file of their own: PNG."""
+    path = plant.folder / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (32, 24))
+    if not writer.isOpened():
+        pytest.skip("no MJPG here")
+    for n in range(6):
+        writer.write(np.full((24, 32, 3), 40 * n, np.uint8))
+    writer.release()
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    run(plant.configure(source="film.avi", capture="queue = 1000"))
+    wait_until(lambda: len(plant.hub.disk) == 6, "all frames", seconds=20)
+    film = cv2.VideoCapture(str(path))
+    frames = [film.read()[1][:, :, ::-1] for _ in range(6)]
+    film.release()
+    kept = [data for _, (_, data) in sorted(plant.hub.disk.items(), key=lambda one: one[1][0].time)]
+    assert {event.ext for event, _ in plant.hub.disk.values()} == {"png"}
+    assert [encode_png(one) for one in frames] == kept
+
+
+def test_settings_that_agree_with_the_brokers_password_only(plant: Plant, run: Callable[..., Agent]) -> None:
+    """A wrong password: said once, tried on, and the frames are seen from the model on disk all the same."""
+    pictures(plant.folder / "pictures", 1)
+    path = plant.configure()
+    settings = read(path)
+    wrong = plant.folder / "wrong"
+    wrong.write_text("wrong\n")
+    path.write_text(path.read_text().replace(settings.mqtt.password_file, str(wrong)))
+    agent = run(path)
+    wait_until(lambda: "not authorised" in plant.broker.log, "a refusal")
+    assert not agent._bus.online
+    assert msgspec.structs.asdict(agent._spool.state())["spooled"] == 0
