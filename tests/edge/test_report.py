@@ -74,7 +74,7 @@ def reporting(
         capture=SimpleNamespace(captured=5, dropped=2, unreadable=1, drained=False),  # type: ignore[arg-type]
         engine=Engine(),
         spool=spool,
-        reload=lambda: SimpleNamespace(floor=4, state=ReloadState(state="idle")),  # type: ignore[arg-type, return-value]
+        reload=lambda: SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle")),  # type: ignore[arg-type, return-value]
         low=LowScores(clock),
         errors=errors,
     )
@@ -101,7 +101,7 @@ def test_a_change_is_reported_at_once_and_retained(
     wait_until(lambda: last(broker), "a report")
     said = last(broker)
     assert said is not None
-    assert (said.boot, said.project, said.release, said.floor) == ("b00t", "cells", 0, 4)
+    assert (said.boot, said.project, said.release, said.floor, said.plan_floor) == ("b00t", "cells", 0, 4, 9)
     assert (said.frames.captured, said.frames.dropped, said.frames.unreadable) == (5, 2, 1)
     assert (said.spool.spooled, said.spool.left, said.errors) == (1, 1, {"message": 3})
     assert (said.clock, said.time, said.settings["low_score"]) == ("synchronised", clock.utc(), 0.7)

@@ -394,6 +394,9 @@ def test_a_run_whose_process_is_killed_is_tried_again_and_then_failed(scene, tau
         os.kill(pid, signal.SIGKILL)
         killed.add(pid)
         assert one.run(number).attempts == attempt
+        ended: list[Run] = []
+        until(lambda: ended.append(one.run(number)) or ended[-1].error, "the word of its end")  # noqa: B023
+        assert ended[-1].lease_until is None, "nobody waits for a lease of the dead"
     until(lambda: one.run(number).state == "failed", "the end")
     assert one.run(number).error == "its process ended with status -9"
     assert len(killed) == MAX_ATTEMPTS

@@ -99,7 +99,7 @@ def test_prediction_names_the_best() -> None:
     [
         (SIZE + 1, 3, 3, r"^backbone: takes \(1, 9, 9, 3\), preprocessing gives \(1, 8, 8, 3\)"),
         (SIZE, 4, 4, r"^head: takes \(1, 4\), the backbone gives \(1, 3\)"),
-        (SIZE, 3, 2, r"^head: gives \(1, 3\) for 2 classes"),
+        (SIZE, 3, 2, r"^head: gives \[\(1, 3\)\] for 2 classes"),
     ],
 )
 def test_parts_that_do_not_fit(backbone_size: int, head_in: int, classes: int, says: str) -> None:

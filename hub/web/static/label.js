@@ -142,7 +142,9 @@ function guess(item) {
     list.append(line);
   }
   const big = text("p", item.guess, "big");
-  big.append(" ", text("small", item.score.toFixed(2), "num"));
+  big.append(" ", text("small", `score ${item.score.toFixed(2)}`, "num"));
+  // The score knows how far an image is from the training images; the probabilities do not.
+  big.title = "How far the model can be trusted here: low when it is torn, or when the image is unlike its training images";
   $("guess").append(text("p", `The model guesses${item.release ? `, release ${item.release}` : ""}`, "sub"), big, list);
 }
 
