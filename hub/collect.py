@@ -52,6 +52,7 @@ class Collector:
         self._receiver = Receiver(limits)
         self._inbox: queue.Queue[Message | None] = queue.Queue(INBOX)
         self._batch: list[Complete] = []
+        self._due = 0.0  # when the batch must be committed
         self._beat = 0
         self._beat_at = 0.0
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
@@ -73,11 +74,11 @@ class Collector:
     # -- the thread
 
     def _run(self) -> None:
-        pause = self._settings.collect.batch_ms / 1000
         while True:
             self._keep_beating()
+            left = max(0.0, self._due - self._clock.monotonic())
             try:
-                message = self._inbox.get(timeout=pause if self._batch else min(0.5, self._settings.beat_s))
+                message = self._inbox.get(timeout=left if self._batch else min(0.5, self._settings.beat_s))
             except queue.Empty:
                 self._commit()
                 continue
@@ -88,7 +89,8 @@ class Collector:
                 self._take(message)
             except HoneError as error:
                 self._count(error)
-            if len(self._batch) >= self._settings.collect.batch:
+            # Messages may never pause: an image waits no longer than batch_ms all the same.
+            if len(self._batch) >= self._settings.collect.batch or self._clock.monotonic() >= self._due:
                 self._commit()
 
     def _keep_beating(self) -> None:
@@ -172,6 +174,8 @@ class Collector:
                 case Answer(camera=camera, reply=reply):
                     self._bus.publish(topics.reply(camera), encode(reply))
                 case Complete():
+                    if not self._batch:
+                        self._due = self._clock.monotonic() + self._settings.collect.batch_ms / 1000
                     self._batch.append(effect)
                 case Problem(error=error):
                     self._count(error)

@@ -238,6 +238,13 @@ for size, good in ((5000, False), (1500, True), (2001, False)):
     except SpoolError as error:
         assert not good, (size, error)
         assert "cannot be written" in str(error)
+# There is room for the image, and none for what is said of it.
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
+try:
+    spool.add(*event_of(100, size=100))
+    raise SystemExit("no error")
+except SpoolError:
+    assert not list(folder.glob("*.tmp")), "half an event is left"
 # The journal runs full in the middle of a line: then nothing has ended.
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
 try:
@@ -250,7 +257,7 @@ assert spool.image(ident(1)) is not None
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 spool.stored([ident(1)])
 state = spool.state()
-assert (state.stored, state.left, state.unspooled, state.spooled) == (1, 1, 2, 2), state
+assert (state.stored, state.left, state.unspooled, state.spooled) == (1, 1, 3, 2), state
 """
 
 

@@ -17,7 +17,7 @@ from shared import topics
 from shared.bus import Message
 from shared.clock import SystemClock
 from shared.files import sha256_hex
-from shared.messages import HubStatus, Reply, decode, encode
+from shared.messages import HubStatus, Reply, Status, decode, encode
 from shared.transfer import Offer, Sender, SendEvent
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import Recorder, wait_until
@@ -329,6 +329,27 @@ def test_many_images_are_one_transaction(make_hub, store):
     assert len(hub.rows()) == 20
     assert len(begun) <= 3, "20 images in a handful of transactions"
     assert max(len(one.stored) for one in camera.replies) >= 7, "one reply for many"
+
+
+def test_an_image_is_stored_while_messages_never_pause(make_hub):
+    hub = make_hub(batch=64, batch_ms=200)
+    camera = HandCamera(hub.broker)
+    data = picture()
+    stop = threading.Event()
+
+    def chatter():
+        """Messages of another camera, far closer together than batch_ms."""
+        while not stop.wait(0.002):
+            hub.collector.message(Message(topics.status("site/cam-2"), encode(Status(online=True, boot="b"))))
+
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    try:
+        camera.upload(event_of(data), data)
+        hub.wait(lambda: camera.stored, "stored")
+    finally:
+        stop.set()
+        thread.join(10)
 
 
 def test_a_full_batch_does_not_wait(make_hub):

@@ -172,7 +172,7 @@ def test_an_image_goes_through_a_real_broker_into_the_store(scene):
             one.camera.publish(topics.chunk(CAMERA, event.id, index // 4096), data[index : index + 4096])
         return any(event.id in decode(m.payload, Reply).stored for m in one.heard.messages)
 
-    wait_until(send, "stored")
+    until(send, "stored")
     [row] = one.rows(Image)
     assert (row.camera, row.sha256) == (CAMERA, sha256_hex(data))
     assert one.store.blobs.read(row.sha256) == data
