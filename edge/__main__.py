@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edge.settings import read
 from shared.clock import SystemClock
+from shared.crash import Watch
 from shared.errors import HoneError
 
 EPILOG = """\
@@ -62,11 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         agent = Agent(settings, SystemClock())
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, lambda *_: agent.stop())
+        watch = Watch(agent.stop)
+        watch.install()
         agent.run()
     except HoneError as error:
         sys.stderr.write(f"hone-edge: {error}\n")
         return 1
-    return 0
+    return 1 if watch.happened else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shared.clock import SystemClock
+from shared.crash import Watch
 from shared.errors import HoneError
 
 EPILOG = """\
@@ -59,6 +60,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     stopping = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: stopping.set())
+    watch = Watch(stopping.set)
+    watch.install()
     daemon.start()
     page.start()
     _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
@@ -67,7 +70,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     page.stop()
     daemon.stop()
     store.close()
-    return 0
+    return 1 if watch.happened else 0
 
 
 def _train(arguments: argparse.Namespace) -> int:
