@@ -4,7 +4,7 @@ import argparse
 import logging
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,16 +57,18 @@ def _serve(arguments: argparse.Namespace) -> int:
     clock, store = SystemClock(), open_store(settings)
     daemon = Daemon(settings, config, store, clock)
     page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
-    stopping = threading.Event()
+    # No Event: a signal handler that sets one can wait for a lock of its own thread.
+    asked: list[object] = []
     for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: stopping.set())
-    watch = Watch(stopping.set)
+        signal.signal(one, lambda *_: asked.append(True))
+    watch = Watch(lambda: asked.append(True))
     watch.install()
     daemon.start()
     page.start()
     _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
     sys.stdout.flush()
-    stopping.wait()
+    while not asked:
+        time.sleep(0.1)
     page.stop()
     daemon.stop()
     store.close()
