@@ -109,21 +109,25 @@ class WatchSource:
 
 
 class VideoSource:
-    """A device or URL through OpenCV; opens it again after a loss."""
+    """A device or URL through OpenCV, opened again after a loss; or a video file, read once at `fps`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, fps: float) -> None:
         self._name: int | str = int(name) if name.isdigit() else name
+        self._fps = fps
 
     def shots(self, stop: threading.Event) -> Iterator[Shot | ImageError]:
         """Shots at the pace of the device; a file ends."""
         is_file = isinstance(self._name, str) and "://" not in self._name
         while not stop.is_set():
             video = cv2.VideoCapture(self._name)
+            period = 1.0 / self._fps if is_file else 0.0
+            due = time.monotonic()
             try:
-                while video.isOpened() and not stop.is_set():
+                while video.isOpened() and not stop.wait(max(0.0, due - time.monotonic()) if is_file else 0.0):
                     done, pixels = video.read()
                     if not done:
                         break
+                    due += period
                     yield Shot(np.ascontiguousarray(pixels[:, :, ::-1], dtype=np.uint8))
             finally:
                 video.release()
@@ -137,7 +141,7 @@ def open_source(settings: CaptureSettings) -> Source:
     """The source that the settings name; ConfigError for a folder without images."""
     path = Path(settings.source)
     if not path.is_dir():
-        return VideoSource(settings.source)
+        return VideoSource(settings.source, settings.fps)
     if settings.watch:
         return WatchSource(path)
     if not any(one.suffix.lower() in IMAGE_SUFFIXES for one in path.iterdir()):

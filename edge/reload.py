@@ -27,7 +27,7 @@ from edge.shelf import Kept, Shelf
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError
+from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError
 from shared.files import chunk_count
 from shared.golden import check as check_golden
 from shared.golden import decode as decode_golden
@@ -54,6 +54,8 @@ WINDOW = 4
 PATIENCE = 5.0
 """Seconds without a chunk or manifest before the hub is asked to publish it anew."""
 SWAP_TIMEOUT = 30.0
+RETRY = 60.0
+"""Seconds after which a release is tried again that failed for a reason that may pass."""
 MAX_TRIES = 3
 """So often a part is fetched whose bytes do not have its hash."""
 
@@ -203,6 +205,7 @@ class Reload:
             return
         self._drop_fetches()
         self._wanted = 0
+        self._heard = self._clock.monotonic()
         self._set(state="failed", release=self._failing, reason=str(error))
 
     def _set(self, **fields: object) -> None:
@@ -290,9 +293,9 @@ class Reload:
         if not fetch.missing():
             try:
                 self._shelf.write(fetch.part, b"".join(one for one in fetch.chunks if one is not None))
-            except PartError:
+            except PartError as error:
                 if fetch.tries >= MAX_TRIES:
-                    raise
+                    raise ReloadError(f"{error.what}, {MAX_TRIES} times", subject=error.subject) from error
                 # The broker's copy is damaged, not the release: have the hub publish the part anew, and ask the
                 # broker again only when it had time to (see `_nudge`).
                 self._errors["part"] += 1
@@ -320,6 +323,7 @@ class Reload:
             return
         manifest, self._manifest = self._manifest, None
         self._set(state="verifying", percent=100.0)
+        self._shelf.try_release(manifest.number)
         self._swap(Kept(release=manifest.number, model=manifest.model))
         self._shelf.change(floor=max(self._shelf.state.floor, manifest.number))
         self._shelf.adopt(Kept(release=manifest.number, model=manifest.model))
@@ -329,7 +333,7 @@ class Reload:
         """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
         model, cosine, difference = self._build(kept.model)
         if not self._engine.offer(Running(kept.release, model), SWAP_TIMEOUT):
-            raise PartError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
+            raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
         log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)
         self._set(
@@ -358,9 +362,15 @@ class Reload:
         return model, result.worst_cosine, result.worst_difference
 
     def _nudge(self) -> None:
-        """Nothing came for a while although we wait: ask the hub to publish it anew."""
+        """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
         now = self._clock.monotonic()
-        if not self._wanted or now - self._heard < PATIENCE:
+        if not self._wanted:
+            if self.state.state == "failed" and now - self._heard > RETRY:
+                self._heard = now
+                if self._failing not in self._shelf.state.failed:
+                    self._follow()
+            return
+        if now - self._heard < PATIENCE:
             return
         self._heard = now
         if self._manifest is None:
@@ -368,7 +378,7 @@ class Reload:
             self._bus.publish(topics.want(self._camera), encode(want))
         for fetch in self._fetches.values():
             if fetch.asked:
-                want = Want(sha256=fetch.part.sha256, ranges=to_ranges(fetch.asked))
+                want = Want(sha256=fetch.part.sha256, ranges=to_ranges(fetch.missing()))
                 self._bus.publish(topics.want(self._camera), encode(want))
         self._advance()
 

@@ -18,9 +18,9 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Where frames come from.
 
     source: a folder of images, read once in order of name; a folder with `watch = true`, into which another program
-    drops files; a device number such as "0"; or a URL or video file that OpenCV opens. fps: pace of a folder. queue:
-    frames that may wait for the model before the oldest is dropped. raw: how frames without a file of their own are
-    kept. jpeg_quality: for raw = "jpeg".
+    drops files; a device number such as "0"; or a URL or video file that OpenCV opens. fps: pace of a folder or video
+    file. queue: frames that may wait for the model before the oldest is dropped. raw: how frames without a file of
+    their own are kept. jpeg_quality: for raw = "jpeg".
     """
 
     source: str

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.errors import PartError
+from shared.errors import PartError, StoreError
 from shared.files import TMP, sha256_hex, write_atomic
 from shared.manifest import ModelSpec, PartSpec
 
@@ -27,7 +27,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     """floor: highest release number ever accepted; plan_floor, desired_floor: of plans and exceptions.
 
-    failed: release numbers that are not tried again. starts: of `current` since it was last known to be good.
+    failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
+    the release that is being loaded for the first time, and how often it was begun; 0 when none is.
     """
 
     floor: int = 0
@@ -38,6 +39,8 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     previous: Kept | None = None
     failed: list[int] = []
     starts: int = 0
+    trying: int = 0
+    tries: int = 0
 
 
 class Shelf:
@@ -46,10 +49,13 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._parts = folder / "parts"
-        self._parts.mkdir(parents=True, exist_ok=True)
         self._file = folder / "state.json"
-        for leftover in self._parts.glob(f"*{TMP}"):
-            leftover.unlink()
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+            for leftover in self._parts.glob(f"*{TMP}"):
+                leftover.unlink()
+        except OSError as error:
+            raise StoreError(f"cannot be used ({error.strerror})", subject=str(folder)) from error
         try:
             self.state = msgspec.json.decode(self._file.read_bytes(), type=ShelfState)
         except FileNotFoundError:
@@ -94,12 +100,22 @@ class Shelf:
 
     def fail(self, release: int) -> None:
         """Never try this release again; the last 100 are remembered."""
-        self.change(failed=[*(one for one in self.state.failed if one != release), release][-100:])
+        self.change(trying=0, tries=0, failed=[*(one for one in self.state.failed if one != release), release][-100:])
+
+    def try_release(self, release: int) -> None:
+        """Mark, durably, that a release is about to be loaded for the first time.
+
+        PartError when that killed the agent MAX_STARTS times: nobody else could tell, after a crash in native code.
+        """
+        tries = self.state.tries + 1 if self.state.trying == release else 1
+        if tries > MAX_STARTS:
+            raise PartError(f"ended the agent {MAX_STARTS} times while it was loaded", subject=f"release {release}")
+        self.change(trying=release, tries=tries)
 
     def adopt(self, kept: Kept) -> None:
         """This release runs now; the one before is kept to go back to, parts of older ones are deleted."""
         before = self.state.current if self.state.current and self.state.current.release != kept.release else None
-        self.change(current=kept, previous=before or self.state.previous, starts=0)
+        self.change(current=kept, previous=before or self.state.previous, starts=0, trying=0, tries=0)
         used = {
             part.sha256
             for one in (self.state.current, self.state.previous)

@@ -120,7 +120,11 @@ def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str,
             result: dict[str, object] = json.load(answer)
             return result
     except HTTPError as error:
-        raise StoreError(json.load(error).get("message", str(error)), subject=path) from error
+        try:
+            said = str(json.load(error)["message"])
+        except (ValueError, KeyError, TypeError):
+            said = str(error)
+        raise StoreError(said, subject=path) from error
     except (URLError, OSError) as error:
         raise StoreError(f"no hub answers ({error})", subject=url, remedy="Start it: hone-hub serve") from error
 

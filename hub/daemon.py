@@ -91,6 +91,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+            self._put_back()
         self._verifier.stop()
         self._collector.stop()
         self._publisher.stop()
@@ -105,7 +106,8 @@ class Daemon:
         log.info("connected to the broker")
 
     def disconnected(self, reason: str) -> None:
-        """The broker is gone; the bus goes on trying."""
+        """The broker is gone, and with it the sight of every camera; the bus goes on trying."""
+        self._registry.lost_sight()
         log.warning("disconnected from the broker (%s)", reason)
 
     def message(self, message: Message) -> None:
@@ -208,6 +210,14 @@ class Daemon:
                 run.lease_until = None
                 session.add(run)
 
+    def _put_back(self) -> None:
+        """A run that we ended ourselves has not failed: the next start takes it up at once."""
+        with self._store.write() as session:
+            run = session.get(Run, self._run_id)
+            if run is not None and run.state == "running":
+                run.state, run.lease_until, run.attempts = "queued", None, max(0, run.attempts - 1)
+                session.add(run)
+
     def _end_cancelled(self) -> None:
         with self._store.read() as session:
             run = session.get(Run, self._run_id)
@@ -246,7 +256,7 @@ class Daemon:
 
     def _release(self, run: Run, note: str) -> int:
         """Sign, number, begin the rollout and publish."""
-        model = release.model_of(run, self._settings.project.classes, self._settings.project.preprocess, self._store)
+        model = release.model_of(run, self._store)
         cameras = self._registry.cameras(self._project)
         now, days = self._clock.utc(), self._settings.rollout.days
         with self._store.write() as session:
@@ -270,7 +280,9 @@ class Daemon:
         return row.number
 
     def _roll_out(self) -> None:
-        """Move the rollout on, and renew the plan's signature at half time."""
+        """Move the rollout on, and renew the signatures at half time; nothing moves while the fleet is out of sight."""
+        if not self._bus.online:
+            return
         cameras = self._registry.cameras(self._project)
         now, days = self._clock.utc(), self._settings.rollout.days
         with self._store.write() as session:
@@ -287,6 +299,15 @@ class Daemon:
             if after.stage != before.stage or after.held != before.held:
                 log.info("rollout of release %d: %s, %s", after.release, after.stage, after.reason)
             _save(target, after)
+            if stale:
+                for row in session.exec(
+                    select(Release).where(
+                        Release.project == self._project,
+                        col(Release.number).in_([after.release, after.previous]),
+                    )
+                ):
+                    release.renew(row, self._keys, now=now, days=days)
+                    session.add(row)
             fresh = stale or rollout.groups(after) != rollout.groups(before)
             if fresh:
                 release.sign_plan(session, target, rollout.groups(after), self._keys, now=now, days=days)
@@ -355,7 +376,7 @@ class Daemon:
             ).first()
             if target is None or target.state != "held":
                 raise TrainError("there is no held rollout", subject=f"project {self._project}")
-            _save(target, rollout.resume(_load(target), cameras, self._clock.utc()))
+            _save(target, rollout.resume(_load(target), cameras, self._settings.rollout, self._clock.utc()))
             session.add(target)
 
 

@@ -40,6 +40,8 @@ def import_folder(
     for path, _ in files:
         try:
             decode(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot be read ({error.strerror})", subject=str(path)) from error
         except ImageError as error:
             raise ImageError(
                 error.what, subject=str(path), remedy="Remove it or mend it; nothing was imported"

@@ -178,23 +178,30 @@ class Desk:
     def _plan(self, session: Session, count: int, exclude: set[int]) -> list[int]:
         """A fresh order of the next images to ask about."""
         images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
+        # Distances mean something within one backbone only: the newest image's.
+        backbone = session.exec(
+            select(Embedding.backbone)
+            .join(Image, col(Image.id) == col(Embedding.image_id))
+            .where(Image.project == self._project, Image.split == "pool")
+            .order_by(col(Embedding.image_id).desc())
+        ).first()
         vectors = dict(
             session.exec(
                 select(Embedding.image_id, Embedding.vector)
                 .join(Image, col(Image.id) == col(Embedding.image_id))
-                .where(Image.project == self._project, Image.split == "pool")
+                .where(Image.project == self._project, Image.split == "pool", Embedding.backbone == backbone)
             ).all()
         )
+        others = sorted((one for one in images if one.id not in vectors), key=lambda one: one.score)
         images = [one for one in images if one.id in vectors]
-        if not images:
-            return []
         labelled = session.exec(
             select(Image.id).where(Image.project == self._project, Image.split == "pool", col(Image.decided).is_(True))
         ).all()
         rows = _matrix([vectors[one.id] for one in images if one.id is not None])
         known = _matrix([vectors[one] for one in labelled if one in vectors])
-        order = choose(np.array([one.score for one in images], np.float32), rows, known, count)
-        return [image_id for one in order if (image_id := images[one].id) is not None]
+        order = choose(np.array([one.score for one in images], np.float32), rows, known, count) if images else []
+        chosen = [*(images[one] for one in order), *others][:count]
+        return [one.id for one in chosen if one.id is not None]
 
     def _waiting(self) -> SelectOfScalar[Image]:
         return select(Image).where(

@@ -39,6 +39,7 @@ class Registry:
         self._clock = clock
         self._lock = threading.Lock()
         self._status: dict[str, Status] = {}
+        self._blind = False
         self._reported: dict[str, Reported] = {}
 
     def start(self) -> None:
@@ -58,24 +59,34 @@ class Registry:
         with self._lock:
             self._reported[camera] = reported
 
+    def lost_sight(self) -> None:
+        """The broker is gone: no camera counts as online until it is heard of again."""
+        with self._lock:
+            self._blind = True
+            self._status.clear()
+
     def flush(self) -> None:
         """Write what came since the last time, in one transaction."""
         with self._lock:
             status, self._status = self._status, {}
             reported, self._reported = self._reported, {}
-        if not status and not reported:
+            blind, self._blind = self._blind, False
+        if not status and not reported and not blind:
             return
         try:
-            self._write(status, reported)
+            self._write(status, reported, blind)
         except StoreError:
             with self._lock:  # written the next time, unless there is newer by then
+                self._blind |= blind
                 self._status = status | self._status
                 self._reported = reported | self._reported
             raise
 
-    def _write(self, status: dict[str, Status], reported: dict[str, Reported]) -> None:
+    def _write(self, status: dict[str, Status], reported: dict[str, Reported], blind: bool) -> None:
         now = self._clock.utc()
         with self._store.write() as session:
+            if blind:
+                session.exec(update(Camera).values(online=False))
             for name in status.keys() | reported.keys():
                 camera = session.get(Camera, name) or Camera(name=name, first_seen=now, last_seen=now)
                 if one := status.get(name):
@@ -88,7 +99,8 @@ class Registry:
                     camera.floor = report.floor
                     camera.plan_floor = report.plan_floor
                     camera.reported = msgspec.to_builtins(report)
-                    camera.last_seen = max(camera.last_seen, report.time) if camera.online else report.time
+                    # A retained report of a camera that is gone tells when it was there, if its clock is right.
+                    camera.last_seen = now if camera.online else min(report.time, now)
                 session.add(camera)
 
     def cameras(self, project: str) -> list[CameraView]:

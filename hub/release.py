@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from base64 import b64decode
 from datetime import datetime, timedelta
 
 import msgspec
@@ -26,6 +26,7 @@ from shared.manifest import (
     ModelSpec,
     PartSpec,
     Plan,
+    Signed,
     seal,
 )
 from shared.messages import Want
@@ -38,8 +39,11 @@ MAX_WANTED = 10_000
 """Ranges of missing chunks that wait to be published again; a camera whose wish came beyond that asks again."""
 
 
-def model_of(run: Run, classes: Sequence[str], how: Preprocess, store: Store) -> ModelSpec:
-    """The model that a finished run made; TrainError when the run has none."""
+def model_of(run: Run, store: Store) -> ModelSpec:
+    """The model that a finished run made, with the classes and preprocessing of that run.
+
+    TrainError when the run has none, StoreError when a part is missing.
+    """
     if run.state != "done" or not run.parts:
         raise TrainError(f"is {run.state} and has no model", subject=f"run {run.id}", remedy="Release a finished run")
     parts = {name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in run.parts.items()}
@@ -47,8 +51,8 @@ def model_of(run: Run, classes: Sequence[str], how: Preprocess, store: Store) ->
         backbone=parts["backbone"],
         head=parts["head"],
         golden=parts["golden"],
-        classes=list(classes),
-        preprocess=how,
+        classes=run.settings["classes"],
+        preprocess=msgspec.convert(run.settings["preprocess"], Preprocess),
         golden_probabilities=run.golden_probabilities,
         tolerances=Tolerances(),
     )
@@ -94,6 +98,15 @@ def create(
     session.add(release)
     session.flush()
     return release
+
+
+def renew(release: Release, keys: Keys, *, now: datetime, days: int) -> None:
+    """Sign a release anew with a later expiry, under the same number; the row belongs to the caller's transaction."""
+    signed = msgspec.json.decode(release.envelope, type=Signed)
+    old = msgspec.json.decode(b64decode(signed.body["payload"]), type=Manifest)
+    release.expires_at = now + timedelta(days=days)
+    manifest = msgspec.structs.replace(old, expires=release.expires_at)
+    release.envelope = seal(manifest, RELEASE_TYPE, keys.signer, keys.delegation)
 
 
 def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Keys, *, now: datetime, days: int) -> None:

@@ -97,16 +97,24 @@ def _canary(progress: Progress, canaries: Sequence[CameraView], settings: Rollou
     return progress
 
 
-def resume(progress: Progress, cameras: Sequence[CameraView], now: datetime) -> Progress:
-    """An operator lets a held rollout go on, from the same stage, with a fresh clock and today's failures accepted."""
-    failed = {one.name for one in cameras if _failed(one, progress)}
+def resume(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
+    """An operator lets a held rollout go on, from the same stage, with a fresh clock and today's failures accepted.
+
+    Canaries that failed are replaced by other cameras that are online.
+    """
+    failed = {*progress.forgiven, *(one.name for one in cameras if _failed(one, progress))}
+    if progress.stage == "canary":
+        good = [one for one in progress.canaries if one not in failed]
+        others = [one.name for one in cameras if one.online and one.name not in {*failed, *good}]
+        good += others[: max(0, settings.canary - len(good))]
+        progress = replace(progress, canaries=tuple(good) or progress.canaries)
     return replace(
         progress,
         held=False,
         since=now,
         healthy_since=None,
         reason="resumed by an operator",
-        forgiven=tuple(sorted({*progress.forgiven, *failed})),
+        forgiven=tuple(sorted(failed)),
     )
 
 

@@ -83,12 +83,14 @@ class _Lease:
         self._clock = clock
         self._cancelled = threading.Event()
         self._stop = threading.Event()
+        self._ours = False
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> "_Lease":
         self.write(
             state="running", pid=os.getpid(), started_at=self._clock.utc(), progress=0.0, step="starting", error=""
         )
+        self._ours = True
         self._thread.start()
         return self
 
@@ -102,7 +104,8 @@ class _Lease:
             run = session.get(Run, self._run_id)
             if run is None:
                 raise TrainError("does not exist", subject=f"run {self._run_id}")
-            if run.state not in ("queued", "running"):
+            # A process that stood still for long may find its run taken by another one.
+            if run.state not in ("queued", "running") or (self._ours and run.pid != os.getpid()):
                 self._cancelled.set()
                 raise RunCancelledError(f"is {run.state}", subject=f"run {self._run_id}")
             run.sqlmodel_update({"lease_until": self._clock.utc() + LEASE, **fields})
@@ -153,7 +156,11 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
         labels=data.field_labels,
         train_images=int(train.sum()),
         holdout_images=int(holdout.sum()),
-        settings=msgspec.to_builtins(settings.train),
+        settings={
+            **msgspec.to_builtins(settings.train),
+            "classes": project.classes,
+            "preprocess": msgspec.to_builtins(how),
+        },
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
     backbone_bytes = export_backbone(settings.cache_folder, how)
@@ -167,6 +174,10 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
 
     vectors = embed.complete(store, backbone, part, how, data.ids, progress=embedded)
     usable = np.array([one in vectors for one in data.ids], bool)
+    if not (train & usable).any():
+        raise TrainError(
+            "no labelled image can be decoded", subject=f"run {run_id}", remedy="Run: hone-hub fsck --deep"
+        )
     x = np.stack([vectors[one] for one in data.ids if one in vectors])
     y, train, holdout = data.labels[usable], train[usable], holdout[usable]
 
@@ -225,6 +236,9 @@ def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout)
     release = _latest(store, settings.project.name)
     if release is None:
         return {**fields, "verdict": "first", "reason": "there is no release to compare with"}
+    if release.model["classes"] != settings.project.classes:
+        reason = f"release {release.number} tells other classes apart ({', '.join(release.model['classes'])})"
+        return {**fields, "verdict": "not enough data", "reason": f"{reason}; look at the figures and release by hand"}
     old = _old_probabilities(store, release, holdout)
     comparison = compare(old, new, holdout.y, names=settings.project.classes)
     return {

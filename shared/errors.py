@@ -17,6 +17,7 @@
     ├── ModelError           a model part that cannot be used
     │   ├── PartError        missing, damaged, or does not load
     │   └── GoldenError      loads, but does not compute what the hub computed
+    ├── ReloadError          a release that could not be taken now, and is tried again
     ├── ImageError           bytes that are not an image we can decode
     ├── StoreError           the database, a blob or the disk failed us
     ├── SpoolError           the camera's disk queue failed us
@@ -110,6 +111,10 @@ class PartError(ModelError):
 
 class GoldenError(ModelError):
     """Loads, but does not compute what the hub computed."""
+
+
+class ReloadError(HoneError):
+    """A release that could not be taken now, and is tried again."""
 
 
 class ImageError(HoneError):

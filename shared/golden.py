@@ -108,6 +108,8 @@ def check(
     differences: list[float] = []
     for number, data in enumerate(golden.inputs):
         prediction = model.predict(decode_image(data))
+        if not 0 <= prediction.score <= 1:
+            raise GoldenError(f"gives a confidence score of {prediction.score}", subject="golden check")
         cosines.append(_cosine(prediction.embedding, golden.embedding(number)))
         expected = np.asarray(expected_probabilities[number], dtype=np.float32)
         differences.append(float(np.abs(prediction.probabilities - expected).max()))

@@ -18,10 +18,10 @@ MAX_JSON = 256 * 1024
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 Serial = Annotated[int, Meta(ge=0, le=999_999_999)]
 """A release or plan number, or 0 for none: nine digits fit a topic, and all databases."""
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 UtcTime = Annotated[datetime, Meta(tz=True)]
 ClockQuality = Literal["synchronised", "unsynchronised", "unknown"]

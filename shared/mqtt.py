@@ -5,7 +5,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import paho.mqtt.client as paho
@@ -21,10 +21,10 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How to reach the broker. keepalive in seconds. A ca file turns TLS on; cert and key add a client certificate."""
 
     host: str = "127.0.0.1"
-    port: int = 1883
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
     username: str = ""
     password_file: str = ""
-    keepalive: int = 15
+    keepalive: Annotated[int, msgspec.Meta(ge=5, le=120)] = 15
     ca: str = ""
     cert: str = ""
     key: str = ""

@@ -16,7 +16,7 @@ from edge.settings import EdgeSettings
 from edge.shelf import MAX_STARTS
 from shared import topics
 from shared.errors import PartError
-from shared.files import sha256_hex
+from shared.files import chunk_count, sha256_hex
 from shared.golden import decode as decode_golden
 from shared.golden import encode as encode_golden
 from shared.litert import Part
@@ -281,7 +281,7 @@ def test_missing_chunks_and_manifest_are_asked_for(
     pass_time(camera, clock, lambda: any(one.sha256 for one in wants(broker)), "a question for chunks")
     want = wants(broker)[-1]
     assert want.sha256 == sha256_hex(ONE.golden)
-    assert want.ranges == [(0, WINDOW - 1)]
+    assert want.ranges == [(0, chunk_count(len(ONE.golden), PART_CHUNK) - 1)]
 
     def answered() -> bool:
         hub.answer(wants(broker)[-1])
@@ -340,7 +340,23 @@ def test_a_part_that_stays_damaged_fails_after_some_tries(
     damage(broker, TWO.head)
     hub.plan(2)
     pass_time(camera, clock, lambda: camera.reload.state.state == "failed", "the end of patience")
-    assert camera.errors["part"] == MAX_TRIES
+    assert camera.errors == {"part": MAX_TRIES - 1, "reload": 1}
+    assert camera.release == 1
+    hub.answer(Want(sha256=sha256_hex(TWO.head), ranges=[(0, 1000)]))  # the broker's copy is good again
+    pass_time(camera, clock, lambda: camera.release == 2, "another try: the damage was not the release's")
+
+
+def test_the_reason_of_a_failure_is_reported(
+    broker: FakeBroker, hub: Registry, make_camera: MakeCamera, clock: FakeClock
+) -> None:
+    camera = make_camera()
+    hub.release(1, ONE)
+    hub.plan(1)
+    camera.wait_release(1)
+    hub.release(2, TWO)
+    damage(broker, TWO.head)
+    hub.plan(2)
+    pass_time(camera, clock, lambda: camera.reload.state.state == "failed", "the end of patience")
     assert camera.release == 1
     assert "other bytes" in camera.reload.state.reason
     assert camera.reload.state.release == 2

@@ -50,6 +50,7 @@ def finished_run(store, head, backbone=BACKBONE, golden=GOLDEN):
             created_at=NOW,
             parts=dict(zip(("backbone", "head", "golden"), names, strict=True)),
             golden_probabilities=[[0.25, 0.75]],
+            settings={"classes": CLASSES, "preprocess": msgspec.to_builtins(HOW)},
         )
         session.add(run)
         session.flush()
@@ -58,7 +59,7 @@ def finished_run(store, head, backbone=BACKBONE, golden=GOLDEN):
 
 def make_release(store, pair, head=b"head", note="", **parts):
     run = finished_run(store, head, **parts)
-    model = release.model_of(run, CLASSES, HOW, store)
+    model = release.model_of(run, store)
     with store.write() as session:
         return release.create(session, run, model, pair, now=NOW, days=90, note=note)
 
@@ -119,14 +120,14 @@ def test_a_run_without_a_model_is_not_released(store):
     for state, parts in (("failed", {"head": "x"}), ("running", {}), ("done", {})):
         run = Run(id=3, project="cells", state=state, created_at=NOW, parts=parts)
         with pytest.raises(TrainError, match=f"run 3: is {state} and has no model"):
-            release.model_of(run, CLASSES, HOW, store)
+            release.model_of(run, store)
 
 
 def test_a_run_whose_part_is_lost_is_an_error_of_ours(store):
     run = finished_run(store, b"head")
     store.blobs.path(run.parts["head"]).unlink()
     with pytest.raises(StoreError):
-        release.model_of(run, CLASSES, HOW, store)
+        release.model_of(run, store)
 
 
 def test_plans_have_growing_numbers_of_their_own_and_verify(store, pair):

@@ -172,7 +172,7 @@ def test_what_is_held_waits_for_an_operator(make):
 def test_an_operator_resumes_the_same_stage_with_a_fresh_clock(make):
     held = make(held=True, healthy_since=NOW, forgiven=("site/z",))
     fleet = [view("a", 1, failed=2), view("b", 2), view("c", 2, failed=1)]
-    got = resume(held, fleet, later(1000))
+    got = resume(held, fleet, SETTINGS, later(1000))
     assert (got.held, got.stage, got.since, got.healthy_since) == (False, held.stage, later(1000), None)
     assert got.forgiven == ("site/a", "site/z")
     assert not step(got, fleet, SETTINGS, later(1001)).held
@@ -184,6 +184,16 @@ def test_forgiven_canaries_are_not_waited_for_but_the_others_are():
     assert walk(forgiving, (0, fleet), (30, fleet))[-1].stage == "everyone"
     silent = [view("a", 1, failed=2), view("b", 2, online=False)]
     assert walk(forgiving, (0, silent), (299, silent))[-1].stage == "canary"
+
+
+def test_on_resume_another_camera_takes_the_place_of_a_failed_canary():
+    held = canary(held=True)
+    failed = held.canaries[0].removeprefix("site/")
+    fleet = [view(failed, 1, failed=2), view("x", 1, online=False), view("y", 1), view("z", 1)]
+    got = resume(held, fleet, SETTINGS, later(5))
+    assert "site/y" in got.canaries
+    assert f"site/{failed}" not in got.canaries
+    assert "site/x" not in got.canaries
 
 
 def test_when_all_canaries_are_forgiven_nothing_proves_it_and_it_holds_again():
