@@ -61,7 +61,8 @@ class StoryError(HoneError):
 
 def run(story: Story) -> int:
     """Tell the story; returns 0, or raises a HoneError that says what went wrong. Ctrl-C ends it at any time."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for one in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
+        signal.signal(one, signal.default_int_handler)
     logging.getLogger().setLevel(logging.WARNING)  # the processes' logs are files; here is the story
     console = Console()
     state = story.state.resolve()
