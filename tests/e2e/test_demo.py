@@ -48,7 +48,11 @@ def wait_for(what, seconds=60):
 def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
     state = tmp_path / "state"
     demo = start(state, "--once", "--frames", "90", "--seed", "3")
-    output, _ = demo.communicate(timeout=280)
+    try:
+        output, _ = demo.communicate(timeout=280)
+    finally:
+        demo.kill()
+        demo.communicate()
     assert demo.returncode == 0, output
     result = json.loads((state / "demo.json").read_text())
     releases, images = result["releases"], result["images"]
@@ -91,6 +95,7 @@ def test_ctrl_c_ends_every_process(tmp_path, crash):
         output, _ = demo.communicate(timeout=60)
     finally:
         demo.kill()
+        demo.communicate()
     assert "Traceback" not in output
     assert demo.returncode in ((0,) if not crash else (0, 1)), output
     wait_for(lambda: children_of(state) == {}, 15)
@@ -106,6 +111,7 @@ def test_a_crashed_process_ends_the_demo_with_its_name(tmp_path):
         output, _ = demo.communicate(timeout=60)
     finally:
         demo.kill()
+        demo.communicate()
     assert demo.returncode == 1, output
     assert "hub: ended with status -9" in " ".join(output.split())
     assert "Traceback" not in output
