@@ -88,6 +88,8 @@ class Spool:
                 sync_folder(self._folder)
             except OSError as error:
                 self._unspooled += 1
+                for path in (self._note(event.id), self._image(event.id, event.ext)):
+                    path.with_name(path.name + TMP).unlink(missing_ok=True)
                 self._discard(event.id, event.ext)
                 raise SpoolError(
                     f"cannot be written ({error.strerror})", subject=f"event {event.id}", remedy="Is the disk full?"
@@ -239,7 +241,6 @@ class Spool:
         """Delete an event's files; the metadata first, so that what is left is no event."""
         for path in (self._note(event_id), self._image(event_id, ext)):
             path.unlink(missing_ok=True)
-            path.with_name(path.name + TMP).unlink(missing_ok=True)
 
     def _set_torn(self, event_id: str, reason: str) -> None:
         """An event that cannot be read any more is set aside, counted as torn and as dropped."""
