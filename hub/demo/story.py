@@ -65,6 +65,8 @@ def run(story: Story) -> int:
         signal.signal(one, signal.default_int_handler)
     logging.getLogger().setLevel(logging.WARNING)  # the processes' logs are files; here is the story
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has no width of its own
     state = story.state.resolve()
     _clear(state)
     children = Children(state / "logs")
