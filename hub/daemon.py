@@ -6,8 +6,6 @@ collect -> verify -> label -> train -> export -> evaluate -> release -> rollout
 
 import importlib.metadata
 import logging
-import subprocess
-import sys
 import threading
 from collections import Counter
 from datetime import timedelta
@@ -20,6 +18,7 @@ from hub import keys, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
 from hub.registry import Registry, labels_since_run
+from hub.runs import Runs
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Release, Rollout, Run
@@ -38,7 +37,6 @@ from shared.topics import CameraTopic
 
 log = logging.getLogger(__name__)
 TICK_S = 0.5
-MAX_ATTEMPTS = 2
 
 
 class Daemon:
@@ -49,7 +47,6 @@ class Daemon:
 
     def __init__(self, settings: HubSettings, config: Path, store: Store, clock: Clock) -> None:
         self._settings = settings
-        self._config = config
         self._store = store
         self._clock = clock
         self._boot = boot_id()
@@ -63,8 +60,7 @@ class Daemon:
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
         self.desk = Desk(store, self._project, settings.project.classes, clock)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._run_id = 0
+        self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
@@ -84,14 +80,7 @@ class Daemon:
         """End every thread and the run, if one is under way; it is taken up again at the next start."""
         self._stopping.set()
         self._thread.join(10)
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._put_back()
+        self._runs.stop()
         self._verifier.stop()
         self._collector.stop()
         self._publisher.stop()
@@ -147,7 +136,13 @@ class Daemon:
 
     def _loop(self) -> None:
         while not self._stopping.wait(TICK_S):
-            for step in (self._registry.flush, self._supervise, self._retrain, self._release_better, self._roll_out):
+            for step in (
+                self._registry.flush,
+                self._runs.supervise,
+                self._retrain,
+                self._release_better,
+                self._roll_out,
+            ):
                 try:
                     with self._lock:
                         step()
@@ -168,62 +163,6 @@ class Daemon:
             self._embedder = (sha256, Part(self._store.blobs.read(sha256), name="backbone"))
         return self._embedder
 
-    def _supervise(self) -> None:
-        """One run at a time, each in its own process; one whose process died is tried again, then failed."""
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._end_cancelled()
-                return
-            code, self._process = self._process.returncode, None
-            self._settle(code)
-        with self._store.read() as session:
-            run = session.exec(
-                select(Run)
-                .where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
-                .order_by(col(Run.id))
-            ).first()
-        if run is None or run.id is None:
-            return
-        if run.state == "running" and run.lease_until is not None and run.lease_until > self._clock.utc():
-            return  # another hub's process has it
-        with self._store.write() as session:
-            run.attempts += 1
-            if run.attempts > MAX_ATTEMPTS:
-                run.state, run.ended_at = "failed", self._clock.utc()
-                run.error = run.error or f"its process ended {MAX_ATTEMPTS} times without a result; see the hub's log"
-            session.add(run)
-        if run.state != "failed":
-            log.info("run %d starts: %s", run.id, run.why)
-            command = [sys.executable, "-m", "hub", "train", "--config", str(self._config), "--run", str(run.id)]
-            self._process = subprocess.Popen(command)
-            self._run_id = run.id
-
-    def _settle(self, code: int) -> None:
-        """The run's process ended."""
-        with self._store.write() as session:
-            run = session.get(Run, self._run_id)
-            if run is None:
-                return
-            log.info("run %d ended: %s %s", self._run_id, run.state, run.verdict or run.error)
-            if run.state == "running":
-                run.error = f"its process ended with status {code}"
-                run.lease_until = None
-                session.add(run)
-
-    def _put_back(self) -> None:
-        """A run that we ended ourselves has not failed: the next start takes it up at once."""
-        with self._store.write() as session:
-            run = session.get(Run, self._run_id)
-            if run is not None and run.state == "running":
-                run.state, run.lease_until, run.attempts = "queued", None, max(0, run.attempts - 1)
-                session.add(run)
-
-    def _end_cancelled(self) -> None:
-        with self._store.read() as session:
-            run = session.get(Run, self._run_id)
-        if run is not None and run.state == "cancelled" and self._process is not None:
-            self._process.terminate()
-
     def _retrain(self) -> None:
         """The retrain policy: so many new labels since the last run."""
         every = self._settings.retrain.every_labels
@@ -235,7 +174,7 @@ class Daemon:
                 return
             new = labels_since_run(session, self._project)
         if new >= every:
-            self._queue_run(f"{new} new labels")
+            self._runs.queue(f"{new} new labels")
 
     def _release_better(self) -> None:
         """Release what the last run made, if it was proven better, or is the first."""
@@ -331,32 +270,12 @@ class Daemon:
     def start_run(self, why: str) -> int:
         """Queue a training run; TrainError when one is under way already."""
         with self._lock:
-            return self._queue_run(why)
-
-    def _queue_run(self, why: str) -> int:
-        with self._store.write() as session:
-            busy = session.exec(
-                select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
-            ).first()
-            if busy is not None:
-                raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
-            run = Run(project=self._project, why=why, created_at=self._clock.utc(), step="waiting to start")
-            session.add(run)
-            session.flush()
-        return run.id or 0
+            return self._runs.queue(why)
 
     def cancel_run(self, run_id: int) -> None:
         """Cancel a queued or running run."""
-        with self._lock, self._store.write() as session:
-            run = session.get(Run, run_id)
-            if run is None or run.state not in ("queued", "running"):
-                raise TrainError(
-                    "cannot be cancelled" if run else "does not exist",
-                    subject=f"run {run_id}",
-                    remedy=f"It is {run.state}" if run else "",
-                )
-            run.state, run.ended_at, run.step = "cancelled", self._clock.utc(), "cancelled"
-            session.add(run)
+        with self._lock:
+            self._runs.cancel(run_id)
 
     def release_run(self, run_id: int, note: str) -> int:
         """Release the model of a finished run; returns the release number."""

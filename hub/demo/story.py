@@ -14,30 +14,29 @@ import httpx
 import msgspec
 from rich.console import Console
 from rich.live import Live
-from sqlmodel import col, func, select
+from sqlmodel import select
 
 from hub import broker, keys
 from hub.broker import free_port
 from hub.demo import table
-from hub.demo.cells import CLASSES, Split, lay_out, load, split
+from hub.demo.cells import Split, lay_out, load, split
 from hub.demo.children import Children
+from hub.demo.configuration import EVERY, edge_toml, hub_toml
+from hub.demo.figures import figures, problems
 from hub.demo.judge import Judge
 from hub.demo.operator import Operator
 from hub.importer import import_folder
 from hub.settings import HubSettings, read
 from hub.store import Store, open_store
-from hub.tables import Camera, Image, Release, Run
+from hub.tables import Release
 from shared.clock import SystemClock
 from shared.errors import ConfigError, HoneError
 from shared.files import sha256_hex, write_atomic
 from shared.litert import Part
 from shared.manifest import ModelSpec
 
-PROJECT = "cells"
 CAMERAS = ("plant/line-1", "plant/line-2", "plant/line-3")
 LABELS = 200
-EVERY = 50
-FPS = 6.0
 SECONDS_A_LABEL = 0.3
 PATIENCE_S = 420.0
 MARKER = ".hone-demo"
@@ -132,7 +131,15 @@ class _Stage:
                     self._let_it_run(cells)
                     self._act("measuring what random labels would have given")
                     judge.join()
-                    result = self._result(settings, store, judge)
+                    seconds = time.monotonic() - self._began
+                    result = figures(
+                        store,
+                        judge,
+                        settings.train,
+                        cameras_total=len(CAMERAS),
+                        seed=self._story.seed,
+                        seconds=seconds,
+                    )
                 finally:
                     judge.stop()
                     if self._operator is not None:
@@ -142,12 +149,12 @@ class _Stage:
         self._console.print(table.final(result))
         write_atomic(self._state / "demo.json", json.dumps(result, indent=1).encode() + b"\n")
         self._console.print(f"figures in {self._state / 'demo.json'}")
-        problems = _problems(result)
+        found = problems(result)
         if self._story.once:
-            if problems:
-                raise StoryError("; ".join(problems), subject="the demo", remedy=f"Logs are in {self._state / 'logs'}")
+            if found:
+                raise StoryError("; ".join(found), subject="the demo", remedy=f"Logs are in {self._state / 'logs'}")
             return 0
-        for problem in problems:
+        for problem in found:
             self._console.print(f"[red]not as it should be: {problem}[/]")
         self._console.print(f"the page stays open at {self._url}; Ctrl-C ends everything")
         while True:
@@ -164,7 +171,7 @@ class _Stage:
         keys.make(hub / "keys", self._clock)
         root = keys.load(hub / "keys").root_public
         config = self._state / "hub.toml"
-        write_atomic(config, _hub_toml(self._mqtt_port, self._web_port, self._story.seed).encode())
+        write_atomic(config, hub_toml(self._mqtt_port, self._web_port, self._story.seed).encode())
         settings = read(config)
         self._children.start("broker", broker.command(configuration))
         broker.wait_ready(self._mqtt_port)
@@ -173,7 +180,7 @@ class _Stage:
         for camera, stream in zip(CAMERAS, cells.streams, strict=True):
             folder = self._state / "cameras" / camera.replace("/", "-")
             lay_out(stream, folder / "frames", by_class=False)
-            text = _edge_toml(
+            text = edge_toml(
                 camera, root, self._mqtt_port, self._state / "broker" / "clear" / camera.replace("/", "__")
             )
             write_atomic(folder / "edge.toml", text.encode())
@@ -237,50 +244,6 @@ class _Stage:
         self._quiet += 1
         return self._quiet >= 3
 
-    # -- figures
-
-    def _result(self, settings: HubSettings, store: Store, judge: Judge) -> dict[str, Any]:
-        """What demo.json says, from the database and the cameras' own reports."""
-        with store.read() as session:
-            releases = session.exec(select(Release).order_by(col(Release.number))).all()
-            runs = {one.id: one for one in session.exec(select(Run)).all()}
-            cameras = session.exec(select(Camera)).all()
-            stored = session.exec(select(func.count()).select_from(Image).where(Image.split == "pool")).one()
-            labels = session.exec(
-                select(func.count()).select_from(Image).where(Image.split == "pool", col(Image.label).is_not(None))
-            ).one()
-        last = releases[-1].number
-        gain = judge.gain(store, releases[0].number, last)
-        reports = [one.reported for one in cameras]
-        reloads = [one["reload"]["last_ms"] for one in reports if one["reload"]["last_ms"] is not None]
-        return {
-            "seconds": round(time.monotonic() - self._began, 1),
-            "labels": labels,
-            "seed": self._story.seed,
-            "gain": {
-                "auc": gain.auc_gain.value if gain.auc_gain else None,
-                "low": gain.auc_gain.low if gain.auc_gain else None,
-                "high": gain.auc_gain.high if gain.auc_gain else None,
-            },
-            "random_labels_auc": judge.random_labels_auc(labels, settings.train),
-            "releases": [_release_row(one, runs[one.run_id]) for one in releases],
-            "images": {
-                "spooled": sum(one["spool"]["spooled"] for one in reports),
-                "stored": stored,
-                "left": sum(one["spool"]["left"] for one in reports),
-                "dropped": sum(one["spool"]["dropped"] for one in reports),
-                "unspooled": sum(one["spool"]["unspooled"] for one in reports),
-                "quarantined": sum(one["spool"]["quarantined"] for one in reports),
-            },
-            "bytes": {"up": sum(one["up"] for one in reports), "down": sum(one["down"] for one in reports)},
-            "frames": {
-                "captured": sum(one["frames"]["captured"] for one in reports),
-                "dropped": sum(one["frames"]["dropped"] for one in reports),
-            },
-            "cameras": {"total": len(CAMERAS), "on_last_release": sum(one.release == last for one in cameras)},
-            "reload_ms": max(reloads) if reloads else None,
-        }
-
     # -- small things
 
     def _act(self, step: str) -> None:
@@ -337,87 +300,3 @@ class _Stage:
                 )
             self._show()
             time.sleep(0.5)
-
-
-def _release_row(release: Release, run: Run) -> dict[str, Any]:
-    """One release in demo.json. bytes: what a camera fetches that runs the release before."""
-    row: dict[str, Any] = {"release": release.number}
-    for key in ("auc", "accuracy", "balanced_accuracy"):
-        interval = run.evaluation[key]
-        row |= {key: interval["value"], f"{key}_low": interval["low"], f"{key}_high": interval["high"]}
-    return {**row, "bytes": release.new_bytes}
-
-
-def _problems(result: dict[str, Any]) -> list[str]:
-    """Everything in which the story did not end as it should."""
-    problems = []
-    releases, images, gain = result["releases"], result["images"], result["gain"]
-    if len(releases) < 2:
-        problems.append("there is no second release")
-    elif releases[-1]["auc"] <= releases[0]["auc"]:
-        problems.append(f"the last release is no better (AUC {releases[-1]['auc']:.3f})")
-    elif gain["low"] is None or gain["low"] <= 0:
-        problems.append("the gain is not proven: its interval reaches 0")
-    if result["cameras"]["on_last_release"] != result["cameras"]["total"]:
-        problems.append("not every camera runs the last release")
-    if result["frames"]["dropped"]:
-        problems.append(f"{result['frames']['dropped']} frames were dropped")
-    if images["left"] or images["stored"] + images["dropped"] + images["quarantined"] != images["spooled"]:
-        problems.append(f"images do not add up: {images}")
-    if images["dropped"] or images["unspooled"] or images["quarantined"]:
-        problems.append(f"images were lost: {images}")
-    return problems
-
-
-def _hub_toml(mqtt_port: int, web_port: int, seed: int) -> str:
-    return f"""\
-# Written by `hone-hub demo`; a real hub's file looks the same.
-name = "hub"
-state = "hub"
-cache = "cache"
-
-[project]
-name = "{PROJECT}"
-classes = {json.dumps(list(CLASSES))}
-
-[mqtt]
-port = {mqtt_port}
-username = "hub"
-password_file = "broker/clear/hub"
-
-[web]
-port = {web_port}
-
-[train]
-seed = {seed}
-
-[retrain]
-every_labels = {EVERY}
-
-[rollout]
-canary = 1
-soak_s = 3.0
-"""
-
-
-def _edge_toml(camera: str, root: str, mqtt_port: int, password_file: Path) -> str:
-    return f"""\
-# Written by `hone-hub demo`; a real camera's file looks the same.
-camera = "{camera}"
-project = "{PROJECT}"
-root_key = "{root}"
-state = "state"
-report_s = 1.0
-
-[capture]
-source = "frames"
-fps = {FPS}
-queue = 16
-
-[triage]
-low_score = 0.8
-
-[mqtt]
-port = {mqtt_port}
-password_file = {json.dumps(str(password_file))}
-"""

@@ -10,7 +10,8 @@ import pytest
 from sqlmodel import delete, select
 
 from hub import keys, settings
-from hub.daemon import MAX_ATTEMPTS, Daemon
+from hub.daemon import Daemon
+from hub.runs import MAX_ATTEMPTS
 from hub.registry import CameraView
 from hub.store import open_store
 from hub.tables import Image, Release, Rollout, Run
@@ -356,7 +357,7 @@ def test_a_run_is_cancelled_while_it_trains(scene, taught):
     number = daemon.start_run("to be cancelled")
     until(lambda: one.run(number).state == "running", "the process")
     daemon.cancel_run(number)
-    until(lambda: daemon._process is None, "the end of the process")
+    until(lambda: daemon._runs.process is None, "the end of the process")
     row = one.run(number)
     assert (row.state, row.ended_at is not None, row.parts) == ("cancelled", True, {})
     with pytest.raises(TrainError, match="cannot be cancelled"):
@@ -419,14 +420,14 @@ def test_what_a_killed_hub_left_is_taken_up_once_its_lease_ran_out(scene, clock)
     one = scene(clock=clock)
     leased = one.add_run(state="running", attempts=1, lease_until=clock.utc() + timedelta(seconds=30), pid=1)
     daemon = Daemon(one.settings, one.folder / "gone.toml", one.store, clock)  # its loop is walked by hand
-    daemon._supervise()
-    assert daemon._process is None, "another process has it"
+    daemon._runs.supervise()
+    assert daemon._runs.process is None, "another process has it"
     clock.advance(31)
-    daemon._supervise()
-    assert daemon._process is not None
-    daemon._process.wait(60)
+    daemon._runs.supervise()
+    assert daemon._runs.process is not None
+    daemon._runs.process.wait(60)
     assert (one.run(leased).state, one.run(leased).attempts) == ("running", 2)
-    daemon._supervise()
+    daemon._runs.supervise()
     assert one.run(leased).state == "failed"
     assert one.run(leased).error == "its process ended with status 1"
 
@@ -436,7 +437,7 @@ def test_the_end_of_the_hub_ends_the_run_which_is_taken_up_at_the_next_start(sce
     daemon = one.start()
     number = daemon.start_run("interrupted")
     until(lambda: one.run(number).state == "running", "the process")
-    process = daemon._process
+    process = daemon._runs.process
     one.stop()
     assert process.returncode is not None
     one.store = open_store(one.settings)
