@@ -39,8 +39,8 @@ from shared.transfer import Offer
 log = logging.getLogger(__name__)
 WRITER_QUEUE = 32
 """Events that may wait for the disk before one is counted as unspooled."""
-WELL_AFTER = 100
-"""After so many frames a release counts as one that does not kill the agent."""
+WELL_FRAMES, WELL_SECONDS = 100, 30.0
+"""After so many frames, or so long, a release counts as one that does not kill the agent."""
 
 
 class Agent:
@@ -101,6 +101,7 @@ class Agent:
             "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
         )
         capturing = False
+        proving, since, before = 0, 0.0, 0  # the release that has yet to run well, since when and which frame
         while not self._stopping:
             running = self._engine.turn()
             if running is None:
@@ -109,6 +110,12 @@ class Agent:
             if not capturing:
                 capturing = True
                 self._capture.start()
+            now, inferred = self._clock.monotonic(), self._engine.inferred
+            if running.release != abs(proving):
+                proving, since, before = running.release, now, inferred
+            elif proving > 0 and (now - since > WELL_SECONDS or inferred - before > WELL_FRAMES):
+                self._reload.ran_well()
+                proving = -proving
             frame = self._capture.take(timeout=0.2)
             if frame is not None:
                 self._see(frame, running)
@@ -140,8 +147,6 @@ class Agent:
                 self._to_write.put_nowait((frame, prediction, chosen, running))
             except queue.Full:
                 self._spool.not_written()
-        if self._engine.inferred == WELL_AFTER:
-            self._reload.ran_well()
 
     def _write(self) -> None:
         """The writer thread: frame -> event in the spool -> offered to the sender."""

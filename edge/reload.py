@@ -260,7 +260,11 @@ class Reload:
                 self._wanted = 0
                 self._set(state="running", release=number, percent=100.0, reason="")
             return
-        check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        failed = frozenset(self._shelf.state.failed)
+        if number in failed:  # also told after a restart, so that a rollout does not wait for this camera
+            self._failing = number
+            self._set(state="failed", release=number)
+        check_number("release", number, self._shelf.state.floor, failed)
         self._drop_fetches()
         self._wanted, self._manifest = number, None
         self._began = self._heard = self._clock.monotonic()

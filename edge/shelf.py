@@ -28,7 +28,8 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     """floor: highest release number ever accepted; plan_floor, desired_floor: of plans and exceptions.
 
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
-    the release that is being loaded for the first time, and how often it was begun; 0 when none is.
+    the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
+    that once ran well; power cuts later do not speak against it.
     """
 
     floor: int = 0
@@ -41,6 +42,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 0
     trying: int = 0
     tries: int = 0
+    good: int = 0
 
 
 class Shelf:
@@ -127,9 +129,12 @@ class Shelf:
                 path.unlink()
 
     def to_start(self) -> Kept | None:
-        """What to load on boot, counting the start; goes back to the previous release after MAX_STARTS bad ones."""
+        """What to load on boot, counting the start.
+
+        A release that never ran well in MAX_STARTS starts is left for the one before.
+        """
         state = self.state
-        if state.current is not None and state.starts >= MAX_STARTS:
+        if state.current is not None and state.current.release != state.good and state.starts >= MAX_STARTS:
             log.error("release %d never ran well in %d starts; going back", state.current.release, state.starts)
             self.fail(state.current.release)
             self.change(current=state.previous, previous=None, starts=0)
@@ -139,5 +144,6 @@ class Shelf:
 
     def ran_well(self) -> None:
         """The current release has proven that it does not kill the agent."""
-        if self.state.starts:
-            self.change(starts=0)
+        current = self.state.current.release if self.state.current is not None else 0
+        if self.state.starts or self.state.good != current:
+            self.change(starts=0, good=current)

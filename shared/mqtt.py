@@ -36,9 +36,11 @@ def read_password(settings: MqttSettings) -> str:
         return ""
     try:
         return Path(settings.password_file).read_text(encoding="utf-8").split("\n", 1)[0].strip()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise BrokerError(
-            f"password file cannot be read ({error.strerror})", subject=settings.password_file, remedy="Create it"
+            f"password file cannot be read ({getattr(error, 'strerror', None) or error})",
+            subject=settings.password_file,
+            remedy="Create it",
         ) from error
 
 

@@ -31,6 +31,7 @@ Hub (Receiver), per event:
     partial   | chunk, nothing missing        | complete | hand the image over to be made durable
     partial   | the same, wrong hash          | partial  | resend of all; at the second time: refuse, gone
     partial   | nothing for `partial_ttl_s`   | -        |
+    partial   | the camera offers beyond its share | -   | (its oldest ones; it asks again)
     complete  | durable                       | -        | stored
     complete  | could not be made durable     | -        | pause; the camera will ask again
 """
@@ -390,6 +391,7 @@ class Receiver:
             self._forget(camera, event.id)
             partial = None
         if partial is None:
+            self._make_room(camera, event.size)
             if self._bytes + event.size > self.limits.partial_bytes:
                 return [self._answer(camera, {"pause_ms": int(self.limits.pause_s * 1000)})]
             count = chunk_count(event.size, event.chunk_size)
@@ -490,6 +492,21 @@ class Receiver:
             self._cameras[camera] = credit
             fields = {**fields, "credit": credit}
         return Answer(camera, Reply(**fields))  # type: ignore[arg-type]
+
+    def _make_room(self, camera: str, size: int) -> None:
+        """Hold one camera to its share: it loses its own oldest partials, and asks for them again, others none."""
+        share = max(self.limits.image_bytes, 2 * self.limits.credit_camera)
+        own = [
+            (partial.touched, event_id, partial.event.size)
+            for (owner, event_id), partial in self._partials.items()
+            if owner == camera and not partial.complete
+        ]
+        held = sum(one for *_, one in own)
+        for _, event_id, freed in sorted(own):
+            if held + size <= share:
+                return
+            self._forget(camera, event_id)
+            held -= freed
 
     def _forget(self, camera: str, event_id: str) -> None:
         partial = self._partials.pop((camera, event_id), None)

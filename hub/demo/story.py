@@ -75,6 +75,8 @@ def run(story: Story) -> int:
         console.print("\nended; everything that was started is being stopped")
         return 0 if not story.once else 130
     finally:
+        for one in (signal.SIGINT, signal.SIGTERM):  # an impatient second Ctrl-C must not leave anything behind
+            signal.signal(one, signal.SIG_IGN)
         children.stop()
 
 
@@ -105,6 +107,8 @@ class _Stage:
         self._children = children
         self._console = console
         self._clock = SystemClock()
+        if story.port:
+            broker.check_port_free("127.0.0.1", story.port)
         self._web_port = story.port or free_port()
         self._mqtt_port = free_port()
         self._url = f"http://127.0.0.1:{self._web_port}"
@@ -285,8 +289,10 @@ class _Stage:
     def _wait(self, what: str, done: Any, seconds: float) -> None:
         """Look twice a second until `done`; every process must live, and the first failed run ends the story."""
         deadline = time.monotonic() + seconds
-        while not done():
+        while True:
             self._children.check()
+            if done():
+                return
             if self._operator is not None and self._operator.error:
                 raise StoryError(self._operator.error, subject="the demo")
             view = self._overview()

@@ -36,7 +36,7 @@ from hub.web.models import (
     UndoAsk,
 )
 from hub.web.views import Views
-from shared.errors import StoreError
+from shared.errors import LabelError, StoreError
 from shared.preprocess import Pixels, decode, encode_jpeg
 
 RowId = Annotated[int, Path(ge=1, le=MAX_ID)]
@@ -153,12 +153,15 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
     @api.post("/undo")
     def undo(ask: UndoAsk) -> LabelView:
         """Take back an operator's last decision. With `label`: only if it is that one; again is answered the same."""
-        if ask.label is not None:
-            if (before := views.images.undone_by(ask.label)) is not None:
-                return before
-            if views.images.last_standing(ask.operator) != ask.label:
-                raise HTTPException(409, f"decision {ask.label} is not the last one of {ask.operator}")
-        return label_view(desk.undo(operator=ask.operator), ())
+        try:
+            return label_view(desk.undo(operator=ask.operator, label=ask.label), ())
+        except LabelError as error:
+            if ask.label is None:
+                raise
+            # The same request may have come before, or twice at once: the other one did it.
+            if (done := views.images.undone_by(ask.label)) is not None:
+                return done
+            raise HTTPException(409, error.what) from error
 
     @api.get("/runs")
     def runs(limit: Limit = 50, offset: Offset = 0) -> list[RunView]:

@@ -64,7 +64,7 @@ class Guard:
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, "content_type", "send JSON, with content-type: application/json"
         length = headers.get("content-length", "")
-        if not (length.isascii() and length.isdigit()):
+        if "transfer-encoding" in headers or not (length.isascii() and length.isdigit()):
             return 411, "length", "send a content-length"
         if int(length[:12]) > MAX_BODY:
             return 413, "too_large", f"the body has {length[:12]} bytes, {MAX_BODY} are allowed"

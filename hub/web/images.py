@@ -91,16 +91,6 @@ class Images:
             row = session.exec(select(Label).where(Label.undoes == label_id)).first()
             return None if row is None else label_view(row, ())
 
-    def last_standing(self, operator: str) -> int | None:
-        """Id of an operator's last decision that was not undone."""
-        with self._store.read() as session:
-            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
-            return session.exec(
-                select(func.max(Label.id)).where(
-                    Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone)
-                )
-            ).one()
-
 
 def _image(row: Image) -> ImageView:
     assert row.id is not None

@@ -33,7 +33,7 @@ from shared.clock import SystemClock
 from shared.files import chunks, sha256_hex
 from shared.ids import event_id
 from shared.messages import Event, HubStatus, Reply, Status, decode, encode
-from shared.mqtt import MqttSettings, PahoBus
+from shared.mqtt import PahoBus
 from shared.topics import CameraTopic, HubTopic
 from tests.fakes.mosquitto import Mosquitto
 
@@ -81,7 +81,8 @@ def fill(folder, size, count):
         now = clock.utc()
         event = Event(
             id=event_id(now), project="bench", release=1, time=now, label="a", score=0.5, scores={"a": 0.5, "b": 0.5},
-            why="low_score", probability=1.0, value=0.5, size=size, sha256=sha256_hex(data), ext="png", chunk_size=CHUNK,
+            why="low_score", probability=1.0, value=0.5, size=size, sha256=sha256_hex(data), ext="png",
+            chunk_size=CHUNK,
         )  # fmt: skip
         spool.add(event, data)
     return spool

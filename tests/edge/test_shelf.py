@@ -146,3 +146,16 @@ def test_failed_ones_are_remembered_up_to_a_bound(tmp_path: Path) -> None:
     assert len(shelf.state.failed) == 100
     assert shelf.state.failed[-1] == 60
     assert Shelf(tmp_path).state.failed.count(60) == 1
+
+
+def test_power_cuts_do_not_speak_against_a_release_that_once_ran_well(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.adopt(kept(shelf, 2, NEW))
+    assert shelf.to_start() is not None
+    shelf.ran_well()
+    for _ in range(3 * MAX_STARTS):  # each of these lives is cut short
+        started = Shelf(tmp_path).to_start()
+        assert started is not None
+        assert started.release == 2
+    assert Shelf(tmp_path).state.failed == []

@@ -11,8 +11,8 @@ from sqlmodel import delete, select
 
 from hub import keys, settings
 from hub.daemon import Daemon
-from hub.runs import MAX_ATTEMPTS
 from hub.registry import CameraView
+from hub.runs import MAX_ATTEMPTS
 from hub.store import open_store
 from hub.tables import Image, Release, Rollout, Run
 from shared import topics

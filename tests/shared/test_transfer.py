@@ -1086,3 +1086,16 @@ def test_on_a_good_line_nothing_is_sent_twice() -> None:
         carried = max(carried, len(world.disk))
         assert world.now < 60
     assert carried == 10
+
+
+def test_a_camera_that_only_offers_takes_no_room_from_the_others() -> None:
+    limits = Limits(image_bytes=1000, partial_bytes=5000, credit_camera=1500)
+    receiver = Receiver(limits)
+    for number in range(50):  # its share is 3000: the oldest of its own go
+        receiver.event("site/greedy", event(ident(number), bytes(1000)), None, float(number))
+    assert receiver.partial_bytes == 3000
+    data = image(7, 1000)
+    other = event(ident(900), data)
+    assert receiver.event("site/good", other, None, 60.0) == []
+    effects = [receiver.chunk("site/good", other.id, at, piece, 60.0) for at, piece in enumerate(chunks(data, CHUNK))]
+    assert [one for some in effects for one in some] == [Complete("site/good", other, data)]

@@ -2,6 +2,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -369,3 +370,15 @@ def test_the_web_never_imports_torch_or_litert() -> None:
         "sys.exit(str(bad) if bad else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_undos_of_one_decision_at_once_take_back_that_one_only(web: TestClient, made: Seeded) -> None:
+    before, last = (one["id"] for one in web.get("/api/queue", params={"count": 2}).json()["items"])
+    web.post("/api/labels", json={"image": before, "name": "good", "operator": "Mira"})
+    named = web.post("/api/labels", json={"image": last, "name": "good", "operator": "Mira"}).json()["id"]
+    with ThreadPoolExecutor(10) as pool:
+        asks = [pool.submit(web.post, "/api/undo", json={"operator": "Mira", "label": named}) for _ in range(10)]
+        answers = [one.result() for one in asks]
+    assert {one.status_code for one in answers} == {200}
+    assert len({one.json()["id"] for one in answers}) == 1
+    assert labels(made, before) == [("label", "good")]
