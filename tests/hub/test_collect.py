@@ -418,10 +418,13 @@ def test_an_image_above_the_limit_is_refused_with_the_reason(hub, camera):
 
 
 def test_more_than_there_is_memory_for_is_paused(hub, camera):
-    for one in range(5):  # partial_mb is 4
+    other = HandCamera(hub.broker, "site/cam-2")
+    for one in range(4):  # partial_mb is 4: the memory is full, within this camera's own share
         camera.offer(event_of(bytes([one]), size=1 << 20, sha256=f"{one:064x}"))
-    hub.wait(lambda: camera.pauses, "pause")
-    assert camera.refused == {}
+    hub.wait(lambda: hub.collector._receiver.partial_bytes == 4 << 20, "four offers")
+    other.offer(event_of(b"4", size=1 << 20, sha256="4" * 64))
+    hub.wait(lambda: other.pauses, "pause")
+    assert (camera.pauses, camera.refused, other.refused) == ([], {}, {})
 
 
 def test_bytes_with_another_hash_are_asked_for_again_then_refused(hub, camera):
