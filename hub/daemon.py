@@ -72,7 +72,7 @@ class Daemon:
         self._collector.start()
         self._verifier.start()
         self._publisher.start()
-        self._bus.subscribe(topics.COLLECT_ALL)
+        self._bus.subscribe([*topics.uploads(), *topics.states()])
         self._bus.start(self)
         self._thread.start()
 

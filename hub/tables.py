@@ -190,6 +190,46 @@ class Rollout(SQLModel, table=True):
     plan: bytes = Field(default=b"", sa_type=LargeBinary)
 
 
+class Preview(SQLModel, table=True):
+    """An event whose image waits on the camera until somebody wants it. event: the `C/event` message.
+
+    asked_at: when the image was last asked for. gone: the camera has let the image go. The row goes when the image
+    is stored.
+    """
+
+    __table_args__ = (UniqueConstraint("camera", "event_id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    camera: str = Field(index=True)
+    event_id: str
+    project: str = Field(index=True)
+    value: float = Field(default=0.0, index=True)
+    captured_at: datetime = Field(sa_type=UtcDateTime)
+    received_at: datetime = Field(sa_type=UtcDateTime)
+    event: bytes = Field(sa_type=LargeBinary)
+    thumbnail: bytes = Field(default=b"", sa_type=LargeBinary)
+    asked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    gone: bool = False
+
+
+class Epoch(SQLModel, table=True):
+    """A stretch of the hub's history; a restore from a backup begins a new one, which cameras are told of."""
+
+    number: int | None = Field(default=None, primary_key=True)
+    id: str
+    since: datetime = Field(sa_type=UtcDateTime)
+    why: str = ""
+
+
+class Lease(SQLModel, table=True):
+    """Which collector serves a site: the one named, until its time is over. boot: of the collector's process."""
+
+    site: str = Field(primary_key=True)
+    owner: str
+    boot: str
+    until: datetime = Field(sa_type=UtcDateTime)
+
+
 class Number(SQLModel, table=True):
     """Numbers that only grow, by name (`release/PROJECT`, `plan/PROJECT`): the highest ever used."""
 

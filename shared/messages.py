@@ -42,24 +42,31 @@ class Status(Message, frozen=True, kw_only=True):
     boot: str = ""
 
 
-class HubStatus(Message, frozen=True, kw_only=True):
-    """`hone/hub/{name}/status`: the hub is there; `beat` grows every `beat_s` seconds. sites: empty means all."""
+class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """`hone/hub/{name}/status` and, more rarely, `pulse`: the hub is there; `beat` grows every `beat_s` seconds.
+
+    sites: those that this hub serves, empty means all. epoch: id of the history of the hub's data, another one after a
+    restore from a backup. accepts: false while the hub's disk is nearly full and nothing shall be sent.
+    """
 
     online: bool
     boot: str = ""
     beat: Count = 0
     beat_s: Annotated[float, Meta(gt=0)] = 2.0
     sites: list[str] = []
+    epoch: Annotated[str, Meta(max_length=64)] = ""
+    accepts: bool = True
 
 
-class Event(Message, frozen=True, kw_only=True):
+class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     """`C/event`: one frame that triage chose is offered to the hub.
 
     release: number in use when the frame was seen. label: the model's class; score: its confidence; scores: all
     classes' probabilities by name. why: the rule that chose the frame; probability: with what chance it was chosen.
     value: priority in the spool, higher first. size, sha256: of the image file; ext: its kind. chunk_size: bytes of
     each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
-    embedding: float16, little-endian, base64; only where the hub asked for it.
+    held: the camera keeps the image until the hub asks for it by `resend`; the hub keeps this message as a preview.
+    thumbnail: small JPEG, base64, and embedding: float16, little-endian, base64; only with `held`.
     """
 
     id: EventId
@@ -78,22 +85,31 @@ class Event(Message, frozen=True, kw_only=True):
     ext: Annotated[str, Meta(pattern=r"^[a-z0-9]{1,8}\Z")]
     chunk_size: Annotated[int, Meta(ge=256, le=1 << 20)]
     follows: bool = True
+    held: bool = False
+    thumbnail: Annotated[str, Meta(max_length=65536)] | None = None
     embedding: Annotated[str, Meta(max_length=65536)] | None = None
 
 
-class Reply(Message, frozen=True, kw_only=True):
+class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     """`C/reply`: what the hub says of a camera's events.
 
     credit: bytes of images that may be on their way and not yet stored. stored: durable, delete your copy. resend:
-    chunks that are missing, as ranges. refuse: never send again, with the reason. pause_ms: send nothing for
-    so long, an hour at most.
+    chunks that are missing, as ranges. refuse: never send again, with the reason. noted: the preview is kept, hold the
+    image until it is asked for. pause_ms: send nothing for so long, an hour at most.
     """
 
     credit: Count | None = None
     stored: list[EventId] = []
     resend: dict[EventId, list[Range]] = {}
     refuse: dict[EventId, str] = {}
+    noted: list[EventId] = []
     pause_ms: Annotated[int, Meta(ge=0, le=3_600_000)] | None = None
+
+
+class Gone(Message, frozen=True, kw_only=True):
+    """`C/gone`: held images that the camera had to let go, or never had: their previews are all there will be."""
+
+    ids: Annotated[list[EventId], Meta(max_length=1000)]
 
 
 class Want(Message, frozen=True, kw_only=True):

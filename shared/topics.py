@@ -8,12 +8,13 @@ CameraTopic(camera='berlin/press-1', leaf='event')
 7
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.errors import TopicError
 from shared.ids import EVENT_ID, NAME, SHA256
 
-CAMERA_LEAVES = ("status", "reported", "event", "reply", "want", "desired", "result")
+CAMERA_LEAVES = ("status", "reported", "event", "gone", "reply", "want", "desired", "result")
 """The leaves under `hone/camera/{site}/{camera}/` that carry JSON."""
 
 
@@ -36,9 +37,10 @@ class ChunkTopic:
 
 @dataclass(frozen=True, slots=True)
 class HubTopic:
-    """`hone/hub/{name}/status`."""
+    """`hone/hub/{name}/{leaf}`; leaf is `status` or `pulse`."""
 
     name: str
+    leaf: str = "status"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,11 @@ def chunk(camera: str, event_id: str, index: int) -> str:
     return f"hone/camera/{camera}/chunk/{event_id}/{index}"
 
 
+def gone(camera: str) -> str:
+    """From the camera: held images that it had to let go."""
+    return f"hone/camera/{camera}/gone"
+
+
 def reply(camera: str) -> str:
     """From the hub: credit, stored, resend, refuse, pause."""
     return f"hone/camera/{camera}/reply"
@@ -112,6 +119,11 @@ def hub_status(name: str) -> str:
     return f"hone/hub/{name}/status"
 
 
+def hub_pulse(name: str) -> str:
+    """Retained, from the hub: the same as its status, but rarely, for cameras behind a thin link."""
+    return f"hone/hub/{name}/pulse"
+
+
 def release(project: str, number: int) -> str:
     """Retained, from the hub: the signed manifest of a release."""
     return f"hone/release/{project}/{number}"
@@ -127,14 +139,18 @@ def blob(sha256: str, index: int) -> str:
     return f"hone/blob/{sha256}/{index}"
 
 
-COLLECT_ALL = (
-    "hone/camera/+/+/status",
-    "hone/camera/+/+/reported",
-    "hone/camera/+/+/event",
-    "hone/camera/+/+/chunk/+/+",
-    "hone/camera/+/+/want",
-)
-"""What a hub subscribes to for all sites."""
+UPLOAD_LEAVES = ("status", "event", "chunk/+/+", "gone")
+"""What a collector takes of each camera, as ends of filters."""
+
+
+def uploads(sites: Sequence[str] = ()) -> list[str]:
+    """Filters for the uploads of some sites; of none given, of all."""
+    return [f"hone/camera/{site}/+/{leaf}" for site in sites or ("+",) for leaf in UPLOAD_LEAVES]
+
+
+def states() -> list[str]:
+    """Filters for what a hub reads of every camera besides uploads."""
+    return [f"hone/camera/+/+/{leaf}" for leaf in ("status", "reported", "want")]
 
 
 def _number(text: str, topic: str) -> int:
@@ -159,8 +175,8 @@ def parse(topic: str) -> Topic:
             if not EVENT_ID.fullmatch(event_id):
                 raise TopicError("names no valid event id (UUIDv7)", subject=topic)
             return ChunkTopic(_camera(site, name, topic), event_id, _number(index, topic))
-        case ["hone", "hub", name, "status"] if NAME.fullmatch(name):
-            return HubTopic(name)
+        case ["hone", "hub", name, ("status" | "pulse") as leaf] if NAME.fullmatch(name):
+            return HubTopic(name, leaf)
         case ["hone", "release", project, number] if NAME.fullmatch(project):
             return ReleaseTopic(project, _number(number, topic))
         case ["hone", "plan", project] if NAME.fullmatch(project):

@@ -64,7 +64,7 @@ def run_hub(mqtt, folder, ready, stop):
         def message(self, message):
             collector.message(message)
 
-    bus.subscribe([one for one in topics.COLLECT_ALL if not one.endswith(("reported", "want"))])
+    bus.subscribe(topics.uploads())
     collector.start()
     bus.start(Listener())
     stop.wait()

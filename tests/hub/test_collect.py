@@ -57,7 +57,7 @@ class Hub:
         self.collector = Collector(
             settings, "boot-1", store=store, bus=self.bus, clock=SystemClock(), errors=self.errors
         )
-        self.bus.subscribe(topics.COLLECT_ALL)
+        self.bus.subscribe(topics.uploads())
         self.bus.start(Into(self.collector.message))
 
     def wait(self, true, what):
