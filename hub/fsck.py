@@ -40,7 +40,7 @@ def check(store: Store, *, deep: bool = False) -> Iterator[Finding]:
     for sha256, owner in needed.items():
         if sha256 not in there:
             yield Finding("missing", owner, f"blob {sha256} is not there")
-        elif sha256 in sizes and store.blobs.path(sha256).stat().st_size != sizes[sha256]:
+        elif sha256 in sizes and store.blobs.size(sha256) != sizes[sha256]:
             yield Finding("size", owner, f"blob {sha256} does not have the {sizes[sha256]} bytes of its row")
         elif deep and sha256_hex(store.blobs.read(sha256)) != sha256:
             yield Finding("damaged", owner, f"blob {sha256} has other bytes than its name says")

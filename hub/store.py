@@ -1,37 +1,67 @@
-"""What the hub keeps: a database by URL, and blobs by their sha256 in a folder. The row is inserted last.
+"""What the hub keeps: a database by URL, and blobs by their sha256. The row is inserted last.
 
+Blobs that come one by one (parts of models, imported images) are files of their own; images from cameras come by the
+thousand and share segments, where the table `Blob` says which bytes are whose.
 Invariant: a row names only blobs that are durable. A blob without a row is garbage that `fsck` shows.
 """
 
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import alembic.command
 import alembic.config
 import sqlalchemy
 from alembic.util import CommandError
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Select, event
 from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session, create_engine
+from sqlmodel import Session, col, create_engine
 
+from hub.segments import Place, Segments
 from hub.settings import HubSettings
+from hub.tables import Blob
 from shared.errors import StoreError
 from shared.files import TMP, sha256_hex, sync_folder, write_aside
 
 
-class Blobs:
-    """Content-addressed files: `folder/ab/abcdef…`, named by sha256, written once, never changed."""
+class Index(Protocol):
+    """Which segment holds a blob."""
 
-    def __init__(self, folder: Path) -> None:
+    def find(self, sha256: str) -> Place | None:
+        """Where a blob is; None when no segment has it."""
+        ...
+
+    def all(self) -> Iterator[tuple[str, Place]]:
+        """Every blob in a segment, and its place."""
+        ...
+
+
+class Blobs:
+    """Content-addressed bytes: files `folder/ab/abcdef…` named by sha256, and segments; never changed once written."""
+
+    def __init__(self, folder: Path, segments: Segments, index: Index) -> None:
         self.folder = folder
+        self.segments = segments
+        self._index = index
 
     def path(self, sha256: str) -> Path:
-        """Where a blob is, or would be."""
+        """Where the file of a blob is, or would be, if it is not in a segment."""
         return self.folder / sha256[:2] / sha256
+
+    def append(self, blobs: Sequence[tuple[str, bytes]]) -> list[Place]:
+        """Make (sha256, bytes) durable in a segment, with one sync; the caller indexes their places. StoreError."""
+        try:
+            return self.segments.append(blobs)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})",
+                subject=f"segment in {self.segments.folder}",
+                remedy="Is the disk full?",
+            ) from error
 
     def put(self, blobs: Sequence[bytes]) -> list[str]:
         """Make blobs durable, all with one round of fsync; returns their sha256. StoreError, and then none counts."""
@@ -59,7 +89,12 @@ class Blobs:
     def read(self, sha256: str) -> bytes:
         """The bytes of a blob; StoreError when it is not there."""
         try:
-            return self.path(sha256).read_bytes()
+            try:
+                return self.path(sha256).read_bytes()
+            except FileNotFoundError:
+                if (place := self._index.find(sha256)) is None:
+                    raise
+                return self.segments.read(place)
         except OSError as error:
             raise StoreError(
                 f"cannot be read ({error.strerror})", subject=f"blob {sha256}", remedy="Run: hone-hub fsck"
@@ -67,10 +102,22 @@ class Blobs:
 
     def has(self, sha256: str) -> bool:
         """Whether a blob is there."""
-        return self.path(sha256).is_file()
+        return self.size(sha256) is not None
+
+    def size(self, sha256: str) -> int | None:
+        """Bytes of a blob that is there; None when it is not."""
+        try:
+            found = self.path(sha256).stat()
+        except FileNotFoundError:
+            place = self._index.find(sha256)
+            return place.size if place is not None and self.segments.holds(place) else None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def all(self) -> Iterator[str]:
-        """The sha256 of every blob."""
+        """The sha256 of every blob; of one in a segment, if its bytes are there."""
+        for sha256, place in self._index.all():
+            if self.segments.holds(place):
+                yield sha256
         if self.folder.is_dir():
             for folder in sorted(self.folder.iterdir()):
                 if folder.is_dir():
@@ -80,6 +127,35 @@ class Blobs:
         """Half-written files of a crash; safe to delete while no hub runs."""
         if self.folder.is_dir():
             yield from self.folder.glob(f"*/*{TMP}")
+
+
+_PLACES = sqlalchemy.select(col(Blob.sha256), col(Blob.segment), col(Blob.offset), col(Blob.size))
+
+
+class TableIndex:
+    """The index of segments in the table `Blob`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine.execution_options(hone_reads=True)
+
+    def find(self, sha256: str) -> Place | None:
+        """Where a blob is; None when no segment has it. StoreError."""
+        found = list(self._rows(_PLACES.where(col(Blob.sha256) == sha256)))
+        return found[0][1] if found else None
+
+    def all(self) -> Iterator[tuple[str, Place]]:
+        """Every blob in a segment, and its place. StoreError."""
+        yield from self._rows(_PLACES)
+
+    def _rows(self, query: Select[tuple[str, str, int, int]]) -> Iterator[tuple[str, Place]]:
+        try:
+            with self._engine.connect() as connection:
+                for sha256, segment, offset, size in connection.execute(query):
+                    yield sha256, Place(segment, offset, size)
+        except SQLAlchemyError as error:
+            raise StoreError(
+                str(error).splitlines()[0], subject="index of blobs", remedy="See the hub's log"
+            ) from error
 
 
 class Store:
@@ -116,7 +192,8 @@ class Store:
             ) from error
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database and of the segment that is being written."""
+        self.blobs.segments.close()
         self.engine.dispose()
 
 
@@ -169,4 +246,4 @@ def open_store(settings: HubSettings) -> Store:
             subject=_without_password(settings.database_url),
             remedy="Check [state]",
         ) from error
-    return Store(engine, Blobs(folder / "blobs"))
+    return Store(engine, Blobs(folder / "blobs", Segments(folder / "segments"), TableIndex(engine)))

@@ -190,6 +190,15 @@ class Rollout(SQLModel, table=True):
     plan: bytes = Field(default=b"", sa_type=LargeBinary)
 
 
+class Blob(SQLModel, table=True):
+    """Where the bytes of an image are, if a segment holds them: `hub.segments.Place`. Files need no row."""
+
+    sha256: str = Field(primary_key=True)
+    segment: str = Field(index=True)
+    offset: int
+    size: int
+
+
 class Preview(SQLModel, table=True):
     """An event whose image waits on the camera until somebody wants it. event: the `C/event` message.
 

@@ -14,6 +14,7 @@ from sqlalchemy import inspect
 from sqlmodel import SQLModel, col, func, select
 
 import hub.store
+from hub.segments import Segments
 from hub.store import Blobs, open_store
 from hub.tables import Camera, Image, Number, Tombstone
 from shared.errors import StoreError
@@ -21,9 +22,23 @@ from shared.files import sha256_hex
 from tests.hub.making import NOW, add_image, get_image, settings_in
 
 
+class NoSegments:
+    """An index of nothing."""
+
+    def find(self, _sha256):
+        return None
+
+    def all(self):
+        yield from ()
+
+
+def blobs_in(folder):
+    return Blobs(folder / "blobs", Segments(folder / "segments"), NoSegments())
+
+
 @pytest.fixture
 def blobs(tmp_path):
-    return Blobs(tmp_path / "blobs")
+    return blobs_in(tmp_path)
 
 
 # -- the schema
@@ -260,7 +275,7 @@ def test_a_full_disk_is_said(blobs, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path):
     (tmp_path / "blobs").write_text("a file where the folder belongs")
     with pytest.raises(StoreError, match="cannot be written"):
-        Blobs(tmp_path / "blobs").put([b"one"])
+        blobs_in(tmp_path).put([b"one"])
 
 
 def test_a_missing_blob_is_named(blobs):

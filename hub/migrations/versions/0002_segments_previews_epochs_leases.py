@@ -1,4 +1,4 @@
-"""previews epochs leases"""
+"""segments previews epochs leases"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,17 @@ depends_on = None
 
 
 def upgrade() -> None:
+
+    op.create_table(
+        "blob",
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("segment", sa.String(), nullable=False),
+        sa.Column("offset", sa.Integer(), nullable=False),
+        sa.Column("size", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("sha256"),
+    )
+    with op.batch_alter_table("blob", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_blob_segment"), ["segment"], unique=False)
 
     op.create_table(
         "epoch",
@@ -48,8 +59,6 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_preview_project"), ["project"], unique=False)
         batch_op.create_index(batch_op.f("ix_preview_value"), ["value"], unique=False)
 
-    # ### end Alembic commands ###
-
 
 def downgrade() -> None:
 
@@ -61,3 +70,7 @@ def downgrade() -> None:
     op.drop_table("preview")
     op.drop_table("lease")
     op.drop_table("epoch")
+    with op.batch_alter_table("blob", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_blob_segment"))
+
+    op.drop_table("blob")
