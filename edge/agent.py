@@ -212,7 +212,7 @@ class Agent:
                 case HubTopic(name=name):
                     if message.payload and name == self._settings.hub:
                         status = decode(message.payload, HubStatus, subject=message.topic)
-                        self._sending.hub(status, retained=message.retained)
+                        self._sending.hub(name, status, retained=message.retained)
                 case CameraTopic(leaf="reply"):
                     self._sending.reply(decode(message.payload, Reply, subject=message.topic))
                 case CameraTopic(leaf="desired"):

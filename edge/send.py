@@ -9,18 +9,16 @@ from collections.abc import Callable
 
 import msgspec
 
+from edge.link import Link
 from edge.priority import lower_priority
 from edge.spool import Spool
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.files import chunk_count
-from shared.messages import HubStatus, Reply, encode
+from shared.messages import Gone, HubStatus, Reply, encode, encode_attached
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
-IN_FLIGHT = 256 * 1024
-"""Bytes that paho may hold unacknowledged: the queue is ours, on disk."""
 
 
 class Sending:
@@ -32,11 +30,12 @@ class Sending:
         self._spool = spool
         self._clock = clock
         self._errors = errors
-        self._sender = Sender()
+        self._sender = Sender(camera.partition("/")[0])
+        self._link = Link()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="send", daemon=True)
         spool.watch(self.evicted)
-        self._held: tuple[str, bytes, int] | None = None  # id, bytes and chunk size of the image being sent
+        self._held: tuple[str, memoryview] | None = None  # id and bytes of the image being sent
 
     def start(self) -> None:
         """Begin with what the spool holds."""
@@ -64,11 +63,11 @@ class Sending:
 
     def disconnected(self) -> None:
         """The broker is gone."""
-        self._inbox.put(self._sender.disconnected)
+        self._inbox.put(self._disconnected)
 
-    def hub(self, status: HubStatus, *, retained: bool) -> None:
-        """The hub's status arrived."""
-        self._inbox.put(lambda: self._sender.hub(status, self._now(), retained=retained))
+    def hub(self, name: str, status: HubStatus, *, retained: bool) -> None:
+        """A hub's status arrived."""
+        self._inbox.put(lambda: self._sender.hub(status, self._now(), retained=retained, name=name))
 
     def reply(self, reply: Reply) -> None:
         """The hub answered."""
@@ -77,7 +76,13 @@ class Sending:
     def _now(self) -> float:
         return self._clock.monotonic()
 
+    def _disconnected(self) -> None:
+        self._sender.disconnected()
+        self._link.broke()
+
     def _take_reply(self, reply: Reply) -> None:
+        if strangers := self._sender.unknown(reply):
+            self._bus.publish(topics.gone(self._camera), encode(Gone(ids=strangers)))
         stored, refused = self._sender.reply(reply, self._now())
         if stored:
             self._spool.stored(stored)
@@ -111,8 +116,9 @@ class Sending:
         return False
 
     def _pump(self) -> None:
-        """Publish what the rules want, as long as the connection has room."""
-        while self._bus.unacked < IN_FLIGHT:
+        """Publish what the rules want, as long as the link has room."""
+        while self._bus.unacked < self._link.window:
+            self._sender.chunk_limit = self._link.chunk_limit
             action = self._sender.next(self._now())
             if action is None:
                 return
@@ -125,27 +131,47 @@ class Sending:
         if event is None:
             self._sender.remove(action.id)
             return True
-        data = encode(msgspec.structs.replace(event, follows=action.follows))
-        log.debug(
-            "event %s: offered (%d bytes, %d chunks)", event.id, event.size, chunk_count(event.size, event.chunk_size)
+        event = msgspec.structs.replace(
+            event, follows=action.follows, held=action.held, chunk_size=self._sender.chunk_size(action.id)
         )
-        return self._publish(event.id, topics.event(self._camera), data)
+        log.debug("event %s: offered (%d bytes in chunks of %d)", event.id, event.size, event.chunk_size)
+        if not action.attached:
+            return self._publish(event.id, topics.event(self._camera), encode(event))
+        image = self._image(action.id)
+        if image is None:
+            return True
+        return self._publish(event.id, topics.event(self._camera), encode_attached(event, image[: event.chunk_size]))
 
     def _send_chunk(self, action: SendChunk) -> bool:
-        if self._held is None or self._held[0] != action.id:
-            event, data = self._spool.event(action.id), self._spool.image(action.id)
-            if event is None or data is None:
-                self._sender.remove(action.id)
-                return True
-            self._held = (action.id, data, event.chunk_size)
-        _, data, chunk_size = self._held
-        piece = data[action.index * chunk_size : (action.index + 1) * chunk_size]
+        image = self._image(action.id)
+        if image is None:
+            return True
+        size = self._sender.chunk_size(action.id)
+        piece = bytes(image[action.index * size : (action.index + 1) * size])
         return self._publish(action.id, topics.chunk(self._camera, action.id, action.index), piece)
+
+    def _image(self, event_id: str) -> memoryview | None:
+        """The bytes of an image, read once for all its chunks; None, and forgotten, when they are gone."""
+        if self._held is None or self._held[0] != event_id:
+            data = self._spool.image(event_id)
+            if data is None:
+                self._sender.remove(event_id)
+                return None
+            self._held = (event_id, memoryview(data))
+        return self._held[1]
 
     def _publish(self, event_id: str, topic: str, payload: bytes) -> bool:
         """Hand to the broker; its acknowledgement comes back as a note, which also wakes the pump."""
 
         def delivered() -> None:
-            self._inbox.put(lambda: self._sender.delivered(event_id, self._now()))
+            self._inbox.put(note)
 
-        return self._bus.publish(topic, payload, delivered=delivered)
+        def note() -> None:
+            now = self._now()
+            self._link.acked(len(payload), now)
+            self._sender.delivered(event_id, now)
+
+        handed = self._bus.publish(topic, payload, delivered=delivered)
+        if handed:
+            self._link.sent(len(payload), self._now())
+        return handed

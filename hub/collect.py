@@ -1,26 +1,29 @@
-"""Collect: the thread around the hub's transfer rules, and the group commit.
+"""Collect: the thread around the hub's transfer rules.
 
-Messages -> Receiver -> complete images -> one round of fsync for the blobs, one transaction for the rows -> `stored`.
-The liveness counter is published from this same thread: a collector that is stuck stops beating.
+Messages -> Receiver -> complete images -> `hub.commit`, a thread of its own -> `stored`. The liveness counter is
+published from this thread: a collector that is stuck, or whose disk is, stops beating.
 """
 
 import logging
 import queue
+import shutil
 import threading
+import time
 from collections import Counter, defaultdict
 
 import msgspec
-from sqlmodel import select
 
+from hub.commit import Committer, Round, stored_hashes
+from hub.partials import PartialFiles
 from hub.registry import MAX_RELEASE
+from hub.room import Quota, Watermark
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Image, Tombstone
 from shared import topics
 from shared.bus import Bus, Message
 from shared.clock import Clock
-from shared.errors import HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
-from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode
+from shared.errors import HoneError, MessageError, ScopeError, UnknownCameraError
+from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode, split_attached
 from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
 
@@ -28,6 +31,12 @@ log = logging.getLogger(__name__)
 INBOX = 4096
 """Messages that may wait here; beyond it paho's thread waits, and so the broker."""
 UNKNOWN_PAUSE_MS = 60_000
+STUCK_S = 20.0
+"""A commit that takes longer than this, and the hub shows no life: cameras stop sending."""
+PULSE_S = 30.0
+"""Seconds between two pulses for cameras behind thin links."""
+ATTACH = 1 << 20
+"""Bytes of the largest first chunk that an event may carry."""
 
 
 class _Named(msgspec.Struct, frozen=True):
@@ -48,61 +57,116 @@ class Collector:
         self._bus = bus
         self._clock = clock
         self._errors = errors
-        limits = Limits(image_bytes=settings.collect.image_mb << 20, partial_bytes=settings.collect.partial_mb << 20)
+        collect = settings.collect
+        limits = Limits(image_bytes=collect.image_mb << 20, partial_bytes=collect.partial_mb << 20)
         self._receiver = Receiver(limits)
-        self._inbox: queue.Queue[Message | None] = queue.Queue(INBOX)
-        self._batch: list[Complete] = []
-        self._due = 0.0  # when the batch must be committed
+        self._partials = PartialFiles(settings.state_folder / "partials")
+        self._watermark = Watermark(collect.free_mb << 20)
+        self._quota = Quota(collect.quota_mb_per_day << 20)
+        self._inbox: queue.SimpleQueue[Message | Round | None] = queue.SimpleQueue()
+        self._committer = Committer(store, clock, self._inbox.put, batch=collect.batch)
+        self._greeted: dict[str, None] = {}  # came online, and have not been told their credit
         self._beat = 0
-        self._beat_at = 0.0
+        self._beat_at = float("-inf")
+        self._pulse_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
 
     def start(self) -> None:
-        """Begin to collect."""
+        """Begin to collect, with the unfinished images that an earlier hub left on disk."""
+        now = self._clock.monotonic()
+        for one in self._partials.load():
+            self._receiver.restore(one.camera, one.event, one.chunks, now)
+        self._quota.load(self._store, self._clock.utc())
+        self._committer.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Store what is complete and end the thread."""
+        """Store what is complete and end the threads."""
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join(10)
+        self._committer.stop()
+        while not self._inbox.empty():
+            if isinstance(last := self._inbox.get(), Round):
+                self._conclude(last)
+        self._partials.do(self._receiver.spill(float("inf")))
 
     def message(self, message: Message) -> None:
-        """A `status`, `event` or `chunk` of a camera arrived; waits when the collector is far behind."""
+        """An upload of a camera, or its `status`, arrived; waits when the collector is far behind."""
+        while self._inbox.qsize() > INBOX and self._thread.is_alive():
+            time.sleep(0.01)
         self._inbox.put(message)
+
+    def statuses(self, *, online: bool) -> list[tuple[str, bytes]]:
+        """The retained messages that say whether this hub is there."""
+        common = HubStatus(online=online, boot=self._boot)
+        if online:
+            common = msgspec.structs.replace(
+                common, beat=self._beat, beat_s=self._settings.beat_s, accepts=self._receiver.accepts, attach=ATTACH
+            )
+        pulse = msgspec.structs.replace(common, beat_s=max(PULSE_S, common.beat_s))
+        name = self._settings.name
+        return [(topics.hub_status(name), encode(common)), (topics.hub_pulse(name), encode(pulse))]
 
     # -- the thread
 
     def _run(self) -> None:
         while True:
             self._keep_beating()
-            left = max(0.0, self._due - self._clock.monotonic())
             try:
-                message = self._inbox.get(timeout=left if self._batch else min(0.5, self._settings.beat_s))
+                item = self._inbox.get(timeout=min(0.5, self._settings.beat_s))
             except queue.Empty:
-                self._commit()
                 continue
-            if message is None:
-                self._commit()
+            if item is None:
                 return
             try:
-                self._take(message)
+                if isinstance(item, Round):
+                    self._conclude(item)
+                else:
+                    self._take(item)
             except HoneError as error:
                 self._count(error)
-            # Messages may never pause: an image waits no longer than batch_ms all the same.
-            if len(self._batch) >= self._settings.collect.batch or self._clock.monotonic() >= self._due:
-                self._commit()
+            if self._greeted and self._inbox.empty():
+                self._welcome()
 
     def _keep_beating(self) -> None:
         now = self._clock.monotonic()
         if now - self._beat_at < self._settings.beat_s:
             return
         self._beat_at = now
-        self._beat += 1
-        status = HubStatus(online=True, boot=self._boot, beat=self._beat, beat_s=self._settings.beat_s)
-        self._bus.publish(topics.hub_status(self._settings.name), encode(status), retain=True)
+        self._mind_the_disk(now)
+        self._welcome()
         if expired := self._receiver.tick(now):
             log.info("%d unfinished images expired; their cameras still have them", expired)
+        self._partials.do(self._receiver.spill(now))
+        if self._committer.busy() > STUCK_S:
+            log.error("a commit has taken %.0f s so far; the hub shows no life meanwhile", self._committer.busy())
+            return
+        self._beat += 1
+        [status, pulse] = self.statuses(online=True)
+        self._bus.publish(*status, retain=True)
+        if now - self._pulse_at >= PULSE_S and self._bus.publish(*pulse, retain=True):
+            self._pulse_at = now
+
+    def _mind_the_disk(self, now: float) -> None:
+        """Below the watermark the whole fleet waits; nothing is refused."""
+        accepts = self._watermark.accepts(shutil.disk_usage(self._settings.state_folder).free)
+        if accepts != self._receiver.accepts:
+            self._receiver.accepts = accepts
+            self._pulse_at = float("-inf")  # those behind thin links shall know at once, too
+            if accepts:
+                log.info("there is room on the disk again; the cameras may send")
+            else:
+                self._errors["disk_full"] += 1
+                log.error(
+                    "less than collect.free_mb = %d is free on the disk of %s; the cameras wait",
+                    self._settings.collect.free_mb,
+                    self._settings.state_folder,
+                )
+
+    def _welcome(self) -> None:
+        greeted, self._greeted = self._greeted, {}
+        self._do(self._receiver.hello(*greeted))
 
     def _take(self, message: Message) -> None:
         now = self._clock.monotonic()
@@ -111,31 +175,47 @@ class Collector:
             case ChunkTopic(camera=camera, event=event_id, index=index):
                 self._do(self._receiver.chunk(camera, event_id, index, message.payload, now))
             case CameraTopic(camera=camera, leaf="event"):
-                event = self._read_event(camera, message)
-                self._check(camera, event)
-                self._do(self._receiver.event(camera, event, self._stored_hash(camera, event.id), now))
+                self._take_event(camera, message, now)
             case CameraTopic(camera=camera, leaf="status"):
                 if message.payload:
                     self._greet(camera, decode(message.payload, Status, subject=message.topic))
             case _:
                 raise MessageError("is not for the collector", subject=message.topic)
 
-    def _read_event(self, camera: str, message: Message) -> Event:
+    def _take_event(self, camera: str, message: Message, now: float) -> None:
+        text, first = split_attached(message.payload)
+        event = self._read_event(camera, text, message.topic)
+        self._check(camera, event)
+        if wait := self._quota.wait(camera, event.size, self._clock.utc()):
+            self._errors["quota"] += 1
+            log.warning("event %s of %s is above the camera's quota for today; it waits", event.id, camera)
+            self._answer(camera, Reply(pause_ms=int(1000 * min(wait, 3600.0))))
+            return
+        # Whether a small image is stored already is found out when it comes to store; only where that spares
+        # chunks, or where there is none to come, is it asked now.
+        before = None
+        if not event.follows or event.size > event.chunk_size:
+            with self._store.read() as session:
+                before = stored_hashes(session, [(camera, event.id)]).get((camera, event.id))
+        self._do(self._receiver.event(camera, event, before, now, first))
+
+    def _read_event(self, camera: str, text: bytes, topic: str) -> Event:
         """The event; one that cannot be read is refused by its id, where that can, or its camera would ask for ever."""
         try:
-            return decode(message.payload, Event, subject=message.topic)
+            return decode(text, Event, subject=topic)
         except MessageError as error:
             try:
-                named = decode(message.payload, _Named, subject=message.topic)
+                named = decode(text, _Named, subject=topic)
             except MessageError:
                 raise error from None
-            self._bus.publish(topics.reply(camera), encode(Reply(refuse={named.id: error.what})))
+            self._answer(camera, Reply(refuse={named.id: error.what}))
             raise
 
     def _greet(self, camera: str, status: Status) -> None:
         if status.online:
-            self._do(self._receiver.hello(camera))
+            self._greeted[camera] = None
         else:
+            self._greeted.pop(camera, None)
             self._receiver.bye(camera)
 
     def _check(self, camera: str, event: Event) -> None:
@@ -154,77 +234,45 @@ class Collector:
         elif event.release > MAX_RELEASE:
             error = MessageError(f"names a release above {MAX_RELEASE}", subject=f"event {event.id} of {camera}")
         if error is not None:
-            self._bus.publish(topics.reply(camera), encode(Reply(pause_ms=UNKNOWN_PAUSE_MS)))
+            self._answer(camera, Reply(pause_ms=UNKNOWN_PAUSE_MS))
             raise error
 
-    def _stored_hash(self, camera: str, event_id: str) -> str | None:
-        """sha256 under which this event is stored or was purged; None when it never was."""
-        with self._store.read() as session:
-            stored = session.exec(
-                select(Image.sha256).where(Image.camera == camera, Image.event_id == event_id)
-            ).first()
-            if stored is None:
-                tombstone = session.get(Tombstone, (camera, event_id))
-                stored = tombstone.sha256 if tombstone else None
-            return stored
+    def _answer(self, camera: str, reply: Reply) -> None:
+        self._bus.publish(topics.reply(camera), encode(reply))
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Answer(camera=camera, reply=reply):
-                    self._bus.publish(topics.reply(camera), encode(reply))
+                    self._answer(camera, reply)
                 case Complete():
-                    if not self._batch:
-                        self._due = self._clock.monotonic() + self._settings.collect.batch_ms / 1000
-                    self._batch.append(effect)
+                    self._committer.put(effect)
                 case Problem(error=error):
                     self._count(error)
+
+    def _conclude(self, result: Round) -> None:
+        """Tell the cameras what became of a round of commit."""
+        if result.error is not None:
+            self._count(result.error)
+        stored: dict[str, list[str]] = defaultdict(list)
+        failed: dict[str, list[str]] = defaultdict(list)
+        for one in result.stored:
+            stored[one.camera].append(one.event.id)
+            self._quota.spend(one.camera, one.event.size, self._clock.utc())
+        for one in result.failed:
+            failed[one.camera].append(one.event.id)
+        for one, sha256 in result.known:
+            if sha256 == one.event.sha256:
+                stored[one.camera].append(one.event.id)
+            else:
+                self._do(self._receiver.stored_before(one.camera, one.event, sha256))
+        for camera, event_ids in stored.items():
+            self._do(self._receiver.durable(camera, event_ids))
+        for camera, event_ids in failed.items():
+            self._do(self._receiver.not_durable(camera, event_ids))
+        if result.stored and log.isEnabledFor(logging.DEBUG):
+            log.debug("stored %d images: %s", len(result.stored), ", ".join(one.event.id for one in result.stored))
 
     def _count(self, error: HoneError) -> None:
         self._errors[error.code] += 1
         log.warning("%s", error)
-
-    def _commit(self) -> None:
-        """Make the batch durable, blobs first, and only then say `stored`."""
-        batch, self._batch = self._batch, []
-        if not batch:
-            return
-        done: dict[str, list[str]] = defaultdict(list)
-        for one in batch:
-            done[one.camera].append(one.event.id)
-        try:
-            self._store.blobs.put([one.data for one in batch])
-            self._insert(batch)
-        except StoreError as error:
-            self._count(error)
-            for camera, event_ids in done.items():
-                self._do(self._receiver.not_durable(camera, event_ids))
-            return
-        for camera, event_ids in done.items():
-            self._do(self._receiver.durable(camera, event_ids))
-        log.debug("stored %d images: %s", len(batch), ", ".join(one.event.id for one in batch))
-
-    def _insert(self, batch: list[Complete]) -> None:
-        """One transaction for all rows."""
-        received = self._clock.utc()
-        with self._store.write() as session:
-            for one in batch:
-                event = one.event
-                session.add(
-                    Image(
-                        camera=one.camera,
-                        event_id=event.id,
-                        project=event.project,
-                        sha256=event.sha256,
-                        size=event.size,
-                        ext=event.ext,
-                        captured_at=event.time,
-                        received_at=received,
-                        release=event.release,
-                        guess=event.label,
-                        score=event.score,
-                        scores=dict(event.scores),
-                        why=event.why,
-                        probability=event.probability,
-                    )
-                )

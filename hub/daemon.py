@@ -84,7 +84,7 @@ class Daemon:
         self._verifier.stop()
         self._collector.stop()
         self._publisher.stop()
-        self._bus.stop([(topics.hub_status(self._settings.name), encode(HubStatus(online=False, boot=self._boot)))])
+        self._bus.stop(self._collector.statuses(online=False))
         self._registry.flush()
 
     # -- the bus; called in its thread

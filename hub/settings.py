@@ -29,15 +29,17 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What is taken from cameras. cameras: the accepted ones as `site/camera`; empty accepts all that
     the broker lets in.
 
-    image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). batch_ms: longest wait of a group
-    commit. batch: most images in one.
+    image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). free_mb: below so much free disk (MiB)
+    the cameras wait. quota_mb_per_day: what one camera may have stored on a day in UTC (MiB); 0: as much as it likes.
+    batch: most images in one commit.
     """
 
     cameras: list[str] = []
     image_mb: Annotated[int, Meta(ge=1, le=1024)] = 16
     partial_mb: Annotated[int, Meta(ge=1)] = 256
-    batch_ms: Annotated[int, Meta(ge=0, le=5000)] = 20
-    batch: Annotated[int, Meta(ge=1, le=1000)] = 64
+    free_mb: Annotated[int, Meta(ge=0)] = 512
+    quota_mb_per_day: Annotated[int, Meta(ge=0)] = 0
+    batch: Annotated[int, Meta(ge=1, le=1000)] = 256
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

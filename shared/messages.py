@@ -46,7 +46,8 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
     """`hone/hub/{name}/status` and, more rarely, `pulse`: the hub is there; `beat` grows every `beat_s` seconds.
 
     sites: those that this hub serves, empty means all. epoch: id of the history of the hub's data, another one after a
-    restore from a backup. accepts: false while the hub's disk is nearly full and nothing shall be sent.
+    restore from a backup. accepts: false while the hub's disk is nearly full and nothing shall be sent. attach: bytes
+    of the largest first chunk that an event may carry behind its JSON and a zero byte; 0: none.
     """
 
     online: bool
@@ -56,6 +57,7 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
     sites: list[str] = []
     epoch: Annotated[str, Meta(max_length=64)] = ""
     accepts: bool = True
+    attach: Count = 0
 
 
 class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,6 +221,17 @@ M = TypeVar("M", bound=msgspec.Struct)
 def encode(message: msgspec.Struct) -> bytes:
     """JSON bytes of a message."""
     return msgspec.json.encode(message)
+
+
+def encode_attached(event: Event, first: bytes) -> bytes:
+    """An event that carries its first chunk: JSON, a zero byte (which JSON never holds), the chunk's bytes."""
+    return msgspec.json.encode(event) + b"\0" + first
+
+
+def split_attached(payload: bytes) -> tuple[bytes, bytes | None]:
+    """The JSON of an event, and the first chunk behind it; None where there is none."""
+    end = payload.find(b"\0", 0, MAX_JSON + 1)
+    return (payload, None) if end < 0 else (payload[:end], payload[end + 1 :])
 
 
 def decode(data: bytes, kind: type[M], *, subject: str = "", limit: int = MAX_JSON) -> M:

@@ -107,7 +107,7 @@ def run_camera(mqtt, folder, go, result):
         def message(self, message):
             match topics.parse(message.topic):
                 case HubTopic():
-                    sending.hub(decode(message.payload, HubStatus), retained=message.retained)
+                    sending.hub("hub", decode(message.payload, HubStatus), retained=message.retained)
                     if not message.retained:
                         live.set()
                 case CameraTopic(leaf="reply"):

@@ -785,11 +785,20 @@ def test_credit_is_shared() -> None:
     for number in range(5):
         told[number] = replies(receiver.hello(f"site/cam-{number}"))[0].credit
     assert told == {0: 400, 1: 400, 2: 333, 3: 250, 4: 200}
-    assert replies(receiver.durable("site/cam-0", [A]))[0].credit == 200, "told when it changed"
-    assert replies(receiver.durable("site/cam-0", [A]))[0].credit is None
-    for number in range(1, 5):
-        receiver.bye(f"site/cam-{number}")
-    assert replies(receiver.durable("site/cam-0", [A]))[0].credit == 400
+    assert receiver.hello("site/cam-5", "site/cam-6")[0] == Answer("site/cam-5", Reply(credit=1000 // 7)), "all at once"
+
+
+def test_credit_grows_for_those_who_have_something_to_send() -> None:
+    receiver = Receiver(Limits(credit_total=1000, credit_camera=400))
+    names = [f"site/cam-{number}" for number in range(10)]
+    assert [one.credit for one in replies(receiver.hello(*names))] == [100] * 10
+    told = [replies(receiver.durable(names[0], [A]))[0].credit for _ in range(4)]
+    assert told == [200, 400, None, None], "twofold from reply to reply, up to its limit, and told when it changed"
+    for number, name in enumerate(names[:4]):
+        receiver.event(name, event(A, b"x" * 10), None, float(number))
+    assert replies(receiver.durable(names[0], [A]))[0].credit == 250, "four share"
+    receiver.tick(3.0 + ACTIVE_FOR)
+    assert replies(receiver.durable(names[0], [A]))[0].credit == 400, "the others have nothing more"
 
 
 # ------------------------------------------------------------------------------------ the pair, on a bad line

@@ -1,0 +1,167 @@
+"""Commit: the thread that makes complete images durable. One round serves all that came during the round before it.
+
+A round: the bytes into a segment (one sync), the rows in one transaction (another), and only then `stored`. Without
+load an image waits for nobody; under load the rounds grow by themselves, up to `collect.batch` images.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, tuple_
+from sqlmodel import Session, col, select
+
+from hub.segments import Place
+from hub.store import Store
+from hub.tables import Blob, Image, Preview, Tombstone
+from shared.clock import Clock
+from shared.errors import StoreError
+from shared.transfer import Complete
+
+log = logging.getLogger(__name__)
+BATCH_BYTES = 16 << 20
+"""A round takes no more than this, so that the first of a burst does not wait for the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What became of a batch. known: those that were stored before, with the sha256 they are stored under."""
+
+    stored: list[Complete]
+    known: list[tuple[Complete, str]]
+    failed: list[Complete]
+    error: StoreError | None = None
+
+
+def stored_hashes(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """(camera, event id) -> sha256 of those that are stored, or were and have been purged."""
+    found: dict[tuple[str, str], str] = {}
+    for table in (Tombstone, Image):
+        rows = session.exec(
+            select(table.camera, table.event_id, table.sha256).where(
+                tuple_(col(table.camera), col(table.event_id)).in_(keys)
+            )
+        )
+        found.update({(camera, event_id): sha256 for camera, event_id, sha256 in rows})
+    return found
+
+
+class Committer:
+    """Takes complete images and tells `done` what became of each round, in its own thread."""
+
+    def __init__(self, store: Store, clock: Clock, done: Callable[[Round], None], *, batch: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._done = done
+        self._batch = batch
+        self._waiting: list[Complete] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._since: float | None = None  # when the round under way began
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._thread.start()
+
+    def put(self, image: Complete) -> None:
+        """Have an image made durable; returns at once."""
+        with self._changed:
+            self._waiting.append(image)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Commit what waits and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(10)
+
+    def busy(self) -> float:
+        """Seconds that the round under way has taken so far."""
+        since = self._since
+        return 0.0 if since is None else self._clock.monotonic() - since
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._since = self._clock.monotonic()
+            result = self._commit(batch)
+            self._since = None
+            self._done(result)
+
+    def _next(self) -> list[Complete]:
+        """The next batch, as soon as there is one; empty at the end."""
+        with self._changed:
+            while not self._waiting and not self._stopping:
+                self._changed.wait()
+            count, size = 0, 0
+            for one in self._waiting[: self._batch]:
+                size += len(one.data)
+                if count and size > BATCH_BYTES:
+                    break
+                count += 1
+            batch = self._waiting[:count]
+            del self._waiting[:count]
+        return batch
+
+    def _commit(self, batch: list[Complete]) -> Round:
+        try:
+            with self._store.read() as session:
+                before = stored_hashes(session, [(one.camera, one.event.id) for one in batch])
+            fresh = [one for one in batch if (one.camera, one.event.id) not in before]
+            known = [(one, before[one.camera, one.event.id]) for one in batch if (one.camera, one.event.id) in before]
+            if fresh:
+                places = self._store.blobs.append([(one.event.sha256, one.data) for one in fresh])
+                self._insert(fresh, places)
+        except StoreError as error:
+            return Round([], [], batch, error)
+        return Round(fresh, known, [])
+
+    def _insert(self, batch: Sequence[Complete], places: Sequence[Place]) -> None:
+        """One transaction for all rows: where the bytes are, and what the camera said of them."""
+        received = self._clock.utc()
+        blobs = {
+            one.event.sha256: {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
+            for one, at in zip(batch, places, strict=True)
+        }
+        with self._store.write() as session:
+            there = session.exec(select(Blob.sha256).where(col(Blob.sha256).in_(blobs))).all()
+            rows = [row for sha256, row in blobs.items() if sha256 not in set(there)]
+            if rows:  # the same bytes may be stored already, of another event or camera
+                session.connection().execute(insert(Blob), rows)
+            session.connection().execute(insert(Image), [_row(one, received) for one in batch])
+            previews = select(Preview).where(
+                tuple_(col(Preview.camera), col(Preview.event_id)).in_([(one.camera, one.event.id) for one in batch])
+            )
+            for preview in session.exec(previews):
+                session.delete(preview)
+
+
+def _row(one: Complete, received: datetime) -> dict[str, object]:
+    event = one.event
+    return {
+        "camera": one.camera,
+        "event_id": event.id,
+        "project": event.project,
+        "sha256": event.sha256,
+        "size": event.size,
+        "ext": event.ext,
+        "captured_at": event.time,
+        "received_at": received,
+        "split": "pool",
+        "state": "new",
+        "release": event.release,
+        "guess": event.label,
+        "score": event.score,
+        "scores": dict(event.scores),
+        "why": event.why,
+        "probability": event.probability,
+        "width": 0,
+        "height": 0,
+        "flags": {},
+        "label": None,
+        "decided": False,
+    }
