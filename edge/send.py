@@ -1,10 +1,13 @@
-"""Send: the thread around the transfer rules. It alone talks to Sender; everyone else puts a note into its inbox."""
+"""Send: the thread around the transfer rules. It alone talks to Sender; everyone else puts a note into its inbox.
+
+A second thread lets go of what the hub has: that waits for the disk, and the line must not wait for it.
+"""
 
 import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 import msgspec
@@ -33,7 +36,10 @@ class Sending:
         self._sender = Sender(camera.partition("/")[0])
         self._link = Link()
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._acks: deque[tuple[str, int, float]] = deque()  # what the broker acknowledged: event, bytes, when
+        self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()  # event, reason of a refusal
         self._thread = threading.Thread(target=self._run, name="send", daemon=True)
+        self._letting_go = threading.Thread(target=self._let_go, name="let go", daemon=True)
         spool.watch(self.evicted)
         self._held: tuple[str, memoryview] | None = None  # id and bytes of the image being sent
 
@@ -42,12 +48,14 @@ class Sending:
         for offer in self._spool.offers():
             self._sender.add(offer)
         self._thread.start()
+        self._letting_go.start()
 
     def stop(self) -> None:
-        """End the thread; the spool keeps what was not stored."""
-        self._inbox.put(None)
-        if self._thread.is_alive():
-            self._thread.join(5)
+        """End the threads; the spool keeps what was not stored."""
+        for thread, inbox in ((self._thread, self._inbox), (self._letting_go, self._ended)):
+            inbox.put(None)
+            if thread.is_alive():
+                thread.join(5)
 
     def spooled(self, offer: Offer) -> None:
         """A new event is in the spool."""
@@ -84,11 +92,11 @@ class Sending:
         if strangers := self._sender.unknown(reply):
             self._bus.publish(topics.gone(self._camera), encode(Gone(ids=strangers)))
         stored, refused = self._sender.reply(reply, self._now())
-        if stored:
-            self._spool.stored(stored)
+        for event_id in stored:
+            self._ended.put((event_id, ""))
         for event_id, reason in refused:
             self._errors["refused"] += 1
-            self._spool.refused(event_id, reason)
+            self._ended.put((event_id, reason))
 
     def _run(self) -> None:
         lower_priority()
@@ -99,10 +107,34 @@ class Sending:
                 self._pump()
             except OSError as error:
                 self._errors["spool"] += 1
-                log.error("the spool cannot be read or written (%s); trying again in 2 s", error)
+                log.error("the spool cannot be read (%s); trying again in 2 s", error)
                 time.sleep(2)
-                for offer in self._spool.offers():  # what the hub has and the spool could not let go
-                    self._sender.add(offer)
+
+    def _let_go(self) -> None:
+        """The second thread: journal what ended and delete it, all that came meanwhile at once."""
+        lower_priority()
+        ended: dict[str, str] = {}
+        while True:
+            try:
+                note = self._ended.get()
+                while note is not None:
+                    ended[note[0]] = note[1]
+                    note = self._ended.get_nowait()
+            except queue.Empty:
+                pass
+            try:
+                self._spool.stored([one for one, reason in ended.items() if not reason])
+                for one, reason in ended.items():
+                    if reason:
+                        self._spool.refused(one, reason)
+                ended.clear()
+            except OSError as error:
+                self._errors["spool"] += 1
+                log.error("the spool cannot be written (%s); trying again in 2 s", error)
+                time.sleep(2)
+                self._ended.put(next(iter(ended.items())))
+            if note is None:
+                return
 
     def _listen(self) -> bool:
         """Do what the notes in the inbox say; False when the thread shall end."""
@@ -115,8 +147,15 @@ class Sending:
             return True
         return False
 
+    def _take_acks(self) -> None:
+        while self._acks:
+            event_id, size, at = self._acks.popleft()
+            self._link.acked(size, at)
+            self._sender.delivered(event_id, at)
+
     def _pump(self) -> None:
         """Publish what the rules want, as long as the link has room."""
+        self._take_acks()
         while self._bus.unacked < self._link.window:
             self._sender.chunk_limit = self._link.chunk_limit
             action = self._sender.next(self._now())
@@ -161,15 +200,12 @@ class Sending:
         return self._held[1]
 
     def _publish(self, event_id: str, topic: str, payload: bytes) -> bool:
-        """Hand to the broker; its acknowledgement comes back as a note, which also wakes the pump."""
+        """Hand to the broker. Its acknowledgements are noted, and wake the pump when the link is half empty."""
 
         def delivered() -> None:
-            self._inbox.put(note)
-
-        def note() -> None:
-            now = self._now()
-            self._link.acked(len(payload), now)
-            self._sender.delivered(event_id, now)
+            self._acks.append((event_id, len(payload), self._now()))
+            if self._bus.unacked <= self._link.window // 2:
+                self._inbox.put(self._take_acks)
 
         handed = self._bus.publish(topic, payload, delivered=delivered)
         if handed:

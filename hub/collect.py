@@ -28,8 +28,8 @@ from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
 
 log = logging.getLogger(__name__)
-INBOX = 4096
-"""Messages that may wait here; beyond it paho's thread waits, and so the broker."""
+INBOX_BYTES = 64 << 20
+"""Bytes of messages that may wait here; beyond it paho's thread waits, and so the broker."""
 UNKNOWN_PAUSE_MS = 60_000
 STUCK_S = 20.0
 """A commit that takes longer than this, and the hub shows no life: cameras stop sending."""
@@ -65,7 +65,8 @@ class Collector:
         self._quota = Quota(collect.quota_mb_per_day << 20)
         self._inbox: queue.SimpleQueue[Message | Round | None] = queue.SimpleQueue()
         self._committer = Committer(store, clock, self._inbox.put, batch=collect.batch)
-        self._greeted: dict[str, None] = {}  # came online, and have not been told their credit
+        self._waiting = 0  # bytes in the inbox
+        self._lock = threading.Lock()
         self._beat = 0
         self._beat_at = float("-inf")
         self._pulse_at = float("-inf")
@@ -93,8 +94,10 @@ class Collector:
 
     def message(self, message: Message) -> None:
         """An upload of a camera, or its `status`, arrived; waits when the collector is far behind."""
-        while self._inbox.qsize() > INBOX and self._thread.is_alive():
+        while self._waiting > INBOX_BYTES and self._thread.is_alive():
             time.sleep(0.01)
+        with self._lock:
+            self._waiting += len(message.payload)
         self._inbox.put(message)
 
     def statuses(self, *, online: bool) -> list[tuple[str, bytes]]:
@@ -102,9 +105,14 @@ class Collector:
         common = HubStatus(online=online, boot=self._boot)
         if online:
             common = msgspec.structs.replace(
-                common, beat=self._beat, beat_s=self._settings.beat_s, accepts=self._receiver.accepts, attach=ATTACH
+                common,
+                beat=self._beat,
+                beat_s=self._settings.beat_s,
+                accepts=self._receiver.accepts,
+                attach=ATTACH,
+                credit=self._receiver.first_credit,
             )
-        pulse = msgspec.structs.replace(common, beat_s=max(PULSE_S, common.beat_s))
+        pulse = msgspec.structs.replace(common, beat_s=max(PULSE_S, common.beat_s) if online else common.beat_s)
         name = self._settings.name
         return [(topics.hub_status(name), encode(common)), (topics.hub_pulse(name), encode(pulse))]
 
@@ -123,11 +131,11 @@ class Collector:
                 if isinstance(item, Round):
                     self._conclude(item)
                 else:
+                    with self._lock:
+                        self._waiting -= len(item.payload)
                     self._take(item)
             except HoneError as error:
                 self._count(error)
-            if self._greeted and self._inbox.empty():
-                self._welcome()
 
     def _keep_beating(self) -> None:
         now = self._clock.monotonic()
@@ -135,7 +143,6 @@ class Collector:
             return
         self._beat_at = now
         self._mind_the_disk(now)
-        self._welcome()
         if expired := self._receiver.tick(now):
             log.info("%d unfinished images expired; their cameras still have them", expired)
         self._partials.do(self._receiver.spill(now))
@@ -164,10 +171,6 @@ class Collector:
                     self._settings.state_folder,
                 )
 
-    def _welcome(self) -> None:
-        greeted, self._greeted = self._greeted, {}
-        self._do(self._receiver.hello(*greeted))
-
     def _take(self, message: Message) -> None:
         now = self._clock.monotonic()
         topic = topics.parse(message.topic)
@@ -195,8 +198,8 @@ class Collector:
         # chunks, or where there is none to come, is it asked now.
         before = None
         if not event.follows or event.size > event.chunk_size:
-            with self._store.read() as session:
-                before = stored_hashes(session, [(camera, event.id)]).get((camera, event.id))
+            with self._store.reading() as connection:
+                before = stored_hashes(connection, [(camera, event.id)]).get((camera, event.id))
         self._do(self._receiver.event(camera, event, before, now, first))
 
     def _read_event(self, camera: str, text: bytes, topic: str) -> Event:
@@ -213,9 +216,8 @@ class Collector:
 
     def _greet(self, camera: str, status: Status) -> None:
         if status.online:
-            self._greeted[camera] = None
+            self._receiver.hello(camera)
         else:
-            self._greeted.pop(camera, None)
             self._receiver.bye(camera)
 
     def _check(self, camera: str, event: Event) -> None:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import insert, tuple_
-from sqlmodel import Session, col, select
+import sqlalchemy
+from sqlalchemy import Connection, Table, bindparam, union_all
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import SQLModel
 
 from hub.segments import Place
 from hub.store import Store
@@ -25,6 +27,17 @@ BATCH_BYTES = 16 << 20
 """A round takes no more than this, so that the first of a burst does not wait for the last."""
 
 
+def table_of(model: type[SQLModel]) -> Table:
+    """The table of a model. A round has statements by the dozen, and the mapper would cost more than the disk."""
+    return SQLModel.metadata.tables[str(model.__tablename__)]
+
+
+_IMAGES = sqlalchemy.insert(table_of(Image))
+_PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
+    table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("event")
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """What became of a batch. known: those that were stored before, with the sha256 they are stored under."""
@@ -35,17 +48,20 @@ class Round:
     error: StoreError | None = None
 
 
-def stored_hashes(session: Session, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+_KEY = ("camera", "event_id", "sha256")
+_STORED = union_all(
+    *(
+        sqlalchemy.select(*(table.c[one] for one in _KEY)).where(table.c.event_id.in_(bindparam("ids", expanding=True)))
+        for table in (table_of(Image), table_of(Tombstone))
+    )
+)
+
+
+def stored_hashes(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """(camera, event id) -> sha256 of those that are stored, or were and have been purged."""
-    found: dict[tuple[str, str], str] = {}
-    for table in (Tombstone, Image):
-        rows = session.exec(
-            select(table.camera, table.event_id, table.sha256).where(
-                tuple_(col(table.camera), col(table.event_id)).in_(keys)
-            )
-        )
-        found.update({(camera, event_id): sha256 for camera, event_id, sha256 in rows})
-    return found
+    wanted = set(keys)
+    rows = connection.execute(_STORED, {"ids": [event_id for _, event_id in keys]})
+    return {(camera, event_id): sha256 for camera, event_id, sha256 in rows if (camera, event_id) in wanted}
 
 
 class Committer:
@@ -56,6 +72,8 @@ class Committer:
         self._clock = clock
         self._done = done
         self._batch = batch
+        dialect = postgresql if store.engine.dialect.name == "postgresql" else sqlite
+        self._blobs = dialect.insert(table_of(Blob)).on_conflict_do_nothing()
         self._waiting: list[Complete] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -109,35 +127,30 @@ class Committer:
 
     def _commit(self, batch: list[Complete]) -> Round:
         try:
-            with self._store.read() as session:
-                before = stored_hashes(session, [(one.camera, one.event.id) for one in batch])
-            fresh = [one for one in batch if (one.camera, one.event.id) not in before]
-            known = [(one, before[one.camera, one.event.id]) for one in batch if (one.camera, one.event.id) in before]
-            if fresh:
+            # The database's lock is held while the bytes are written, so nobody stores the same event meanwhile.
+            with self._store.writing() as connection:
+                before = stored_hashes(connection, [(one.camera, one.event.id) for one in batch])
+                fresh = [one for one in batch if (one.camera, one.event.id) not in before]
                 places = self._store.blobs.append([(one.event.sha256, one.data) for one in fresh])
-                self._insert(fresh, places)
+                if fresh:
+                    self._insert(connection, fresh, places)
         except StoreError as error:
             return Round([], [], batch, error)
+        known = [(one, sha256) for one in batch if (sha256 := before.get((one.camera, one.event.id)))]
         return Round(fresh, known, [])
 
-    def _insert(self, batch: Sequence[Complete], places: Sequence[Place]) -> None:
-        """One transaction for all rows: where the bytes are, and what the camera said of them."""
+    def _insert(self, connection: Connection, batch: Sequence[Complete], places: Sequence[Place]) -> None:
+        """All rows: where the bytes are, and what the camera said of them; a preview has had its day."""
         received = self._clock.utc()
-        blobs = {
-            one.event.sha256: {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
-            for one, at in zip(batch, places, strict=True)
-        }
-        with self._store.write() as session:
-            there = session.exec(select(Blob.sha256).where(col(Blob.sha256).in_(blobs))).all()
-            rows = [row for sha256, row in blobs.items() if sha256 not in set(there)]
-            if rows:  # the same bytes may be stored already, of another event or camera
-                session.connection().execute(insert(Blob), rows)
-            session.connection().execute(insert(Image), [_row(one, received) for one in batch])
-            previews = select(Preview).where(
-                tuple_(col(Preview.camera), col(Preview.event_id)).in_([(one.camera, one.event.id) for one in batch])
-            )
-            for preview in session.exec(previews):
-                session.delete(preview)
+        connection.execute(
+            self._blobs,  # the same bytes may be there already, of another event or camera
+            [
+                {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
+                for one, at in zip(batch, places, strict=True)
+            ],
+        )
+        connection.execute(_IMAGES, [_row(one, received) for one in batch])
+        connection.execute(_PREVIEWS, [{"one": one.camera, "event": one.event.id} for one in batch])
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Room: when the disk, or a camera's share of it, has no place for more. Nothing is refused for want of room; it waits."""
+"""Room: the cameras wait when the disk, or their share of it, has no place for more. Nothing is refused for it."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -29,8 +29,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What is taken from cameras. cameras: the accepted ones as `site/camera`; empty accepts all that
     the broker lets in.
 
-    image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). free_mb: below so much free disk (MiB)
-    the cameras wait. quota_mb_per_day: what one camera may have stored on a day in UTC (MiB); 0: as much as it likes.
+    image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). free_mb: below so much free disk
+    (MiB) the cameras wait. quota_mb_per_day: what one camera may have stored on a day in UTC (MiB); 0: no limit.
     batch: most images in one commit.
     """
 

@@ -17,7 +17,7 @@ import alembic.command
 import alembic.config
 import sqlalchemy
 from alembic.util import CommandError
-from sqlalchemy import Engine, Select, event
+from sqlalchemy import Connection, Engine, Executable, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, col, create_engine
 
@@ -147,15 +147,21 @@ class TableIndex:
         """Every blob in a segment, and its place. StoreError."""
         yield from self._rows(_PLACES)
 
-    def _rows(self, query: Select[tuple[str, str, int, int]]) -> Iterator[tuple[str, Place]]:
-        try:
-            with self._engine.connect() as connection:
-                for sha256, segment, offset, size in connection.execute(query):
-                    yield sha256, Place(segment, offset, size)
-        except SQLAlchemyError as error:
-            raise StoreError(
-                str(error).splitlines()[0], subject="index of blobs", remedy="See the hub's log"
-            ) from error
+    def _rows(self, query: Executable) -> Iterator[tuple[str, Place]]:
+        with _database_errors(), self._engine.connect() as connection:
+            for sha256, segment, offset, size in connection.execute(query):
+                yield sha256, Place(segment, offset, size)
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Errors of the database come out as StoreError."""
+    try:
+        yield
+    except (SQLAlchemyError, OverflowError) as error:  # a number beyond 64 bits comes as the latter
+        raise StoreError(
+            f"{type(error).__name__}: {str(error).splitlines()[0]}", subject="database", remedy="See the hub's log"
+        ) from error
 
 
 class Store:
@@ -182,14 +188,21 @@ class Store:
             yield session
 
     @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """As `write`, without the mapper: for what is done thousands of times a second."""
+        with _database_errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """As `read`, without the mapper."""
+        with _database_errors(), self._reader.connect() as connection:
+            yield connection
+
+    @contextmanager
     def _session(self, engine: Engine) -> Iterator[Session]:
-        try:
-            with Session(engine, expire_on_commit=False) as session, session.begin():
-                yield session
-        except (SQLAlchemyError, OverflowError) as error:  # a number beyond 64 bits comes as the latter
-            raise StoreError(
-                f"{type(error).__name__}: {str(error).splitlines()[0]}", subject="database", remedy="See the hub's log"
-            ) from error
+        with _database_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
 
     def close(self) -> None:
         """Let go of the database and of the segment that is being written."""

@@ -47,7 +47,8 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     sites: those that this hub serves, empty means all. epoch: id of the history of the hub's data, another one after a
     restore from a backup. accepts: false while the hub's disk is nearly full and nothing shall be sent. attach: bytes
-    of the largest first chunk that an event may carry behind its JSON and a zero byte; 0: none.
+    of the largest first chunk that an event may carry behind its JSON and a zero byte; 0: none. credit: bytes of images
+    that a camera may have on their way before the first reply that names its own.
     """
 
     online: bool
@@ -58,6 +59,7 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
     epoch: Annotated[str, Meta(max_length=64)] = ""
     accepts: bool = True
     attach: Count = 0
+    credit: Count | None = None
 
 
 class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -223,7 +225,7 @@ def encode(message: msgspec.Struct) -> bytes:
     return msgspec.json.encode(message)
 
 
-def encode_attached(event: Event, first: bytes) -> bytes:
+def encode_attached(event: Event, first: bytes | memoryview) -> bytes:
     """An event that carries its first chunk: JSON, a zero byte (which JSON never holds), the chunk's bytes."""
     return msgspec.json.encode(event) + b"\0" + first
 

@@ -74,6 +74,8 @@ class PahoBus:
                 raise BrokerError(f"TLS files cannot be used ({error})", subject=settings.ca) from error
         if will is not None:
             client.will_set(will[0], will[1], qos=1, retain=True)
+        # A window of ours bounds what is on its way (`unacked`); paho's, of 20 messages, would only slow it down.
+        client.max_inflight_messages_set(1000)
         client.reconnect_delay_set(1, max_delay)
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail

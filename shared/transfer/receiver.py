@@ -24,6 +24,7 @@ class Limits:
     partial_ttl_s: float = 300.0
     credit_total: int = 48 << 20
     credit_camera: int = 8 << 20
+    credit_first: int = 1 << 20
     pause_s: float = 2.0
 
 
@@ -121,10 +122,9 @@ class Receiver:
 
     # -- what came in
 
-    def hello(self, *cameras: str) -> list[Effect]:
-        """Cameras came online (or back): tell each its credit, by how many there are now."""
-        self._cameras.update(dict.fromkeys(cameras))
-        return [self._answer(one, {}) for one in cameras]
+    def hello(self, camera: str) -> None:
+        """A camera came online (or back): it begins with `first_credit`."""
+        self._cameras[camera] = None
 
     def bye(self, camera: str) -> None:
         """A camera went offline; its partials stay until they expire."""
@@ -255,20 +255,27 @@ class Receiver:
         """Bytes that offered and unfinished events may come to."""
         return self._bytes
 
-    def credit(self, camera: str = "") -> int:
+    @property
+    def first_credit(self) -> int:
+        """Bytes that a camera may have on their way before the first reply to it: the hub's status says it.
+
+        Its share among all who are online, a few images at most: what is promised before anybody has sent anything
+        must not be more than the broker can hold, however many come back at once.
+        """
+        share = self.limits.credit_total // max(1, len(self._cameras))
+        return min(self.limits.credit_camera, self.limits.credit_first, share)
+
+    def credit(self, camera: str) -> int:
         """Bytes that one camera may have on their way.
 
         Its share of the total among those that have something to send, within its own limit; but from the share
         among all who are online it grows only twofold from reply to reply, so that a fleet that comes back at once
         cannot be promised too much.
         """
-        total, most = self.limits.credit_total, self.limits.credit_camera
-        told = self._cameras.get(camera)
-        begin = min(most, total // max(1, len(self._cameras)))
-        if told is None:
-            return begin
-        share = min(most, total // max(1, len(self._active.keys() | {camera})))
-        return min(share, max(begin, 2 * told))
+        told = self._cameras.get(camera) or self.first_credit
+        active = len(self._active) + (camera not in self._active)
+        share = min(self.limits.credit_camera, self.limits.credit_total // active)
+        return min(share, max(self.first_credit, 2 * told))
 
     # -- below the surface
 

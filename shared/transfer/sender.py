@@ -138,6 +138,7 @@ class Sender:
         self._connected = True
         for hub in self._hubs.values():
             hub.beat_at, hub.beat = None, -1
+        self._credit = None  # what was granted may be more than there is now for each of those who come back at once
         self._ask_again()
 
     def disconnected(self) -> None:
@@ -158,7 +159,7 @@ class Sender:
             return
         if hub is None or status.boot != hub.boot:
             self._hubs[name] = hub = _Hub(status.boot, status.beat, 0.0, 0, True, None if retained else now)
-            self._credit = None
+            self._credit = status.credit
             self._pause_until = 0.0
             self._ask_again()
         elif status.beat > hub.beat:
@@ -168,6 +169,8 @@ class Sender:
         if hub.accepts and not status.accepts:
             self._ask_again()
         hub.beat_s, hub.attach, hub.accepts = status.beat_s, status.attach, status.accepts
+        if self._credit is None:
+            self._credit = status.credit
 
     def reply(self, reply: Reply, now: float) -> tuple[list[str], list[tuple[str, str]]]:
         """The hub answered: returns the ids that are stored, and (id, reason) of those refused."""

@@ -120,7 +120,7 @@ def run_camera(mqtt, folder, go, result):
     live.wait()
     began = time.perf_counter()
     while spool.state().left:
-        time.sleep(0.001)
+        time.sleep(0.005)
     result.put(time.perf_counter() - began)
     sending.stop()
     bus.stop()

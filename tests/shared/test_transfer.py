@@ -30,6 +30,7 @@ from shared.transfer import (
     SendEvent,
     to_ranges,
 )
+from shared.transfer.receiver import ACTIVE_FOR
 from tests.fakes.messages import EVENT as TEMPLATE
 
 CAMERA = "site/cam-1"
@@ -561,7 +562,12 @@ def problems(effects: list[Effect]) -> list[Exception]:
 
 
 def replies(effects: list[Effect]) -> list[Reply]:
-    return [one.reply for one in effects if isinstance(one, Answer)]
+    """What the camera is told, but the credit: that has tests of its own."""
+    return [msgspec.structs.replace(one.reply, credit=None) for one in effects if isinstance(one, Answer)]
+
+
+def credits(effects: list[Effect]) -> list[int | None]:
+    return [one.reply.credit for one in effects if isinstance(one, Answer)]
 
 
 def give(receiver: Receiver, one: str, data: bytes, indices: list[int] | None = None, now: float = 0) -> list[Effect]:
@@ -616,7 +622,7 @@ def test_no_room_is_a_pause_until_there_is_room() -> None:
 def test_a_new_event(follows: bool, answer: list[dict[str, list[tuple[int, int]]]]) -> None:
     effects = greeted().event(CAMERA, event(A, image(1), follows=follows), None, 0)
     assert [one.resend for one in replies(effects)] == answer
-    assert all(one.credit for one in replies(effects)), "who is asked for chunks learns the credit"
+    assert all(credits(effects)), "who is asked for chunks learns the credit"
 
 
 def test_event_again_is_told_what_is_missing() -> None:
@@ -779,26 +785,29 @@ def test_one_byte_and_whole_chunks() -> None:
         assert give(receiver, A, data) == [Complete(CAMERA, event(A, data), data)]
 
 
-def test_credit_is_shared() -> None:
-    receiver = Receiver(Limits(credit_total=1000, credit_camera=400))
-    told = {}
+def test_the_first_credit_is_shared_by_all_who_are_there() -> None:
+    receiver = Receiver(Limits(credit_total=1000, credit_camera=400, credit_first=300))
+    told = []
     for number in range(5):
-        told[number] = replies(receiver.hello(f"site/cam-{number}"))[0].credit
-    assert told == {0: 400, 1: 400, 2: 333, 3: 250, 4: 200}
-    assert receiver.hello("site/cam-5", "site/cam-6")[0] == Answer("site/cam-5", Reply(credit=1000 // 7)), "all at once"
+        receiver.hello(f"site/cam-{number}")
+        told.append(receiver.first_credit)
+    assert told == [300, 300, 300, 250, 200]
+    receiver.bye("site/cam-3")
+    assert receiver.first_credit == 250
 
 
 def test_credit_grows_for_those_who_have_something_to_send() -> None:
-    receiver = Receiver(Limits(credit_total=1000, credit_camera=400))
+    receiver = Receiver(Limits(credit_total=1000, credit_camera=400, credit_first=100))
     names = [f"site/cam-{number}" for number in range(10)]
-    assert [one.credit for one in replies(receiver.hello(*names))] == [100] * 10
-    told = [replies(receiver.durable(names[0], [A]))[0].credit for _ in range(4)]
+    for name in names:
+        receiver.hello(name)
+    told = [credits(receiver.durable(names[0], [A]))[0] for _ in range(4)]
     assert told == [200, 400, None, None], "twofold from reply to reply, up to its limit, and told when it changed"
     for number, name in enumerate(names[:4]):
         receiver.event(name, event(A, b"x" * 10), None, float(number))
-    assert replies(receiver.durable(names[0], [A]))[0].credit == 250, "four share"
+    assert credits(receiver.durable(names[0], [A])) == [250], "four share"
     receiver.tick(3.0 + ACTIVE_FOR)
-    assert replies(receiver.durable(names[0], [A]))[0].credit == 400, "the others have nothing more"
+    assert credits(receiver.durable(names[0], [A])) == [400], "the others have nothing more"
 
 
 # ------------------------------------------------------------------------------------ the pair, on a bad line
@@ -987,7 +996,7 @@ class World:
         elif isinstance(message, tuple):
             self.act(self.receiver.chunk(CAMERA, *message, self.now))
         else:
-            self.act(self.receiver.hello(CAMERA))
+            self.receiver.hello(CAMERA)
         assert self.receiver.partial_bytes <= self.limits.partial_bytes
 
     def act(self, effects: list[Effect]) -> None:
