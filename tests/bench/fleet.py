@@ -244,8 +244,9 @@ class Hub:
 
     @property
     def complaints(self):
-        """Warnings and errors in the log."""
-        return [one for one in self._log.read_text().splitlines() if " WARNING " in one or " ERROR " in one]
+        """Warnings and errors in the log, but for its own goodbye to the broker."""
+        lines = self._log.read_text().splitlines()
+        return [one for one in lines if (" WARNING " in one or " ERROR " in one) and "Normal disconn" not in one]
 
     def wait(self, loop):
         """Until it says that it serves, and has had the time to connect."""
