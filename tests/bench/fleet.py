@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -159,12 +160,16 @@ class Fleet:
         return self.broker._process.pid
 
     def close(self):
+        """The cameras leave; the broker ends whatever happens."""
         connections = [self.watch.connection, *(one.connection for one in self.cameras)]
-        for one in connections:
-            one.leave()
-        self.loop.run(lambda: not any(one.online for one in connections), seconds=20)
-        self.loop.close()
-        self.broker.stop()
+        self.loop.on_tick.clear()
+        try:
+            for one in connections:
+                one.leave()
+            self.loop.run(lambda: not any(one.online for one in connections), seconds=20)
+            self.loop.close()
+        finally:
+            self.broker.stop()
 
 
 def count_bytes(mqtt, expected, ready, result, go):
@@ -192,38 +197,38 @@ def ideal(arguments, folder):
     """Seconds for the same bytes by bare paho."""
     # There is no credit here, so the broker's queue must hold what the receiver is slow to take.
     fleet = Fleet(arguments, folder, PlainCamera, unbounded=True)
-    fleet.connect()
-    fleet.settle()
     context = multiprocessing.get_context("spawn")
     ready, go, result = context.Event(), context.Event(), context.Queue()
     expected = arguments.cameras * arguments.images * arguments.size
     mqtt = fleet.broker.settings_for("hub", keepalive=60)
     receiver = context.Process(target=count_bytes, args=(mqtt, expected, ready, result, go))
-    receiver.start()
-    try:
-        if not fleet.loop.run(ready.is_set, seconds=30):
-            raise SystemExit("the counting subscriber did not come")
-        receiver_s, broker_s = cpu_s(receiver.pid), cpu_s(fleet.broker_pid)
-        began, mine = time.monotonic(), time.process_time()
-        for camera in fleet.cameras:
-            camera.started = True
-            camera.pump()
-        if not fleet.loop.run(lambda: not result.empty(), seconds=arguments.timeout):
-            raise SystemExit("the ideal did not end in time")
-        seconds = result.get() - began
-        mine = time.process_time() - mine
-        cpu = [cpu_s(receiver.pid) - receiver_s, cpu_s(fleet.broker_pid) - broker_s]
-        go.set()
-        receiver.join(20)
-        say(
-            f"ideal: {seconds:.2f} s, {expected / seconds / 1e6:.0f} MB/s; CPU: cameras {mine:.1f} s, receiver"
-            f" {cpu[0]:.1f} s, broker {cpu[1]:.1f} s; broker at most {memory_mb(fleet.broker_pid):.0f} MB"
-        )
-        return seconds
-    finally:
-        if receiver.is_alive():
-            receiver.terminate()
-        fleet.close()
+    with closing(fleet):
+        fleet.connect()
+        fleet.settle()
+        receiver.start()
+        try:
+            if not fleet.loop.run(ready.is_set, seconds=30):
+                raise SystemExit("the counting subscriber did not come")
+            receiver_s, broker_s = cpu_s(receiver.pid), cpu_s(fleet.broker_pid)
+            began, mine = time.monotonic(), time.process_time()
+            for camera in fleet.cameras:
+                camera.started = True
+                camera.pump()
+            if not fleet.loop.run(lambda: not result.empty(), seconds=arguments.timeout):
+                raise SystemExit("the ideal did not end in time")
+            seconds = result.get() - began
+            mine = time.process_time() - mine
+            cpu = [cpu_s(receiver.pid) - receiver_s, cpu_s(fleet.broker_pid) - broker_s]
+            go.set()
+            receiver.join(20)
+            say(
+                f"ideal: {seconds:.2f} s, {expected / seconds / 1e6:.0f} MB/s; CPU: cameras {mine:.1f} s, receiver"
+                f" {cpu[0]:.1f} s, broker {cpu[1]:.1f} s; broker at most {memory_mb(fleet.broker_pid):.0f} MB"
+            )
+            return seconds
+        finally:
+            if receiver.is_alive():
+                receiver.terminate()
 
 
 class Hub:
@@ -256,7 +261,11 @@ class Hub:
 
     def stop(self):
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(60)
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
 
 
 def missing(config, fleet):
@@ -289,53 +298,52 @@ def ours(arguments, folder):
     counts = Counter()
     fleet = Fleet(arguments, folder, partial(FleetCamera, counts=counts))
     total = arguments.cameras * arguments.images
-    if not arguments.hub_first:
-        fleet.connect()
-    fleet.settle()
-    hub = Hub(folder, fleet.broker)
-    say(f"hub serve: pid {hub.pid}; broker: pid {fleet.broker_pid}; cameras: pid {os.getpid()}")
-    try:
-        if arguments.hub_first:
-            hub.wait(fleet.loop)
+    with closing(fleet):
+        if not arguments.hub_first:
             fleet.connect()
-        if not fleet.loop.run(lambda: any(one.began for one in fleet.cameras), seconds=60):
-            raise SystemExit("no camera believes in the hub: " + "\n".join(hub.complaints))
-        began = min(one.began for one in fleet.cameras if one.began)
-        before = memory_mb(hub.pid, "VmRSS")
-        cpu = {"hub": cpu_s(hub.pid), "broker": cpu_s(fleet.broker_pid), "cameras": time.process_time()}
-        say(f"the first image is offered; hub {before:.0f} MB")
-        shown = began
+        fleet.settle()
+        hub = Hub(folder, fleet.broker)
+        say(f"hub serve: pid {hub.pid}; broker: pid {fleet.broker_pid}; cameras: pid {os.getpid()}")
+        try:
+            if arguments.hub_first:
+                hub.wait(fleet.loop)
+                fleet.connect()
+            if not fleet.loop.run(lambda: any(one.began for one in fleet.cameras), seconds=60):
+                raise SystemExit("no camera believes in the hub: " + "\n".join(hub.complaints))
+            began = min(one.began for one in fleet.cameras if one.began)
+            before = memory_mb(hub.pid, "VmRSS")
+            cpu = {"hub": cpu_s(hub.pid), "broker": cpu_s(fleet.broker_pid), "cameras": time.process_time()}
+            say(f"the first image is offered; hub {before:.0f} MB")
+            shown = began
 
-        def progress(now):
-            nonlocal shown
-            if now - shown >= 2:
-                shown = now
-                say(
-                    f"  {now - began:5.1f} s: {counts['stored']}/{total} images, {counts['finished']} cameras done,"
-                    f" hub {memory_mb(hub.pid, 'VmRSS'):.0f} MB, broker {memory_mb(fleet.broker_pid, 'VmRSS'):.0f} MB"
-                    f" with {fleet.watch.now['store/messages/count'] - fleet.watch.base} messages"
-                )
+            def progress(now):
+                nonlocal shown
+                if now - shown >= 2:
+                    shown = now
+                    say(
+                        f"  {now - began:5.1f} s: {counts['stored']}/{total} images, {counts['finished']} cameras done,"
+                        f" hub {memory_mb(hub.pid, 'VmRSS'):.0f} MB,"
+                        f" broker {memory_mb(fleet.broker_pid, 'VmRSS'):.0f} MB with {fleet.watch.now['store/messages/count'] - fleet.watch.base} messages"
+                    )
 
-        fleet.loop.on_tick += [lambda _now: [one.pump() for one in fleet.cameras], progress]
-        done = fleet.loop.run(lambda: counts["finished"] == len(fleet.cameras), seconds=arguments.timeout)
-        ended = time.monotonic()
-        cpu = {
-            "hub": cpu_s(hub.pid) - cpu["hub"],
-            "broker": cpu_s(fleet.broker_pid) - cpu["broker"],
-            "cameras": time.process_time() - cpu["cameras"],
-        }
-        fleet.loop.run(lambda: False, seconds=2.5)  # what $SYS says of the end
-        figures = {
-            "hub_rss_mb": round(memory_mb(hub.pid)),
-            "broker_rss_mb": round(memory_mb(fleet.broker_pid)),
-            "broker_queue_max": fleet.watch.queue,
-            "broker_dropped": fleet.watch.now["publish/messages/dropped"],
-        }
-    finally:
-        fleet.loop.on_tick.clear()
-        status = hub.stop()
-        fleet.close()
-    finishes = [one.finished - began for one in fleet.cameras if one.finished is not None]
+            fleet.loop.on_tick += [lambda _now: [one.pump() for one in fleet.cameras], progress]
+            done = fleet.loop.run(lambda: counts["finished"] == len(fleet.cameras), seconds=arguments.timeout)
+            ended = time.monotonic()
+            cpu = {
+                "hub": cpu_s(hub.pid) - cpu["hub"],
+                "broker": cpu_s(fleet.broker_pid) - cpu["broker"],
+                "cameras": time.process_time() - cpu["cameras"],
+            }
+            fleet.loop.run(lambda: False, seconds=2.5)  # what $SYS says of the end
+            figures = {
+                "hub_rss_mb": round(memory_mb(hub.pid)),
+                "broker_rss_mb": round(memory_mb(fleet.broker_pid)),
+                "broker_queue_max": fleet.watch.queue,
+                "broker_dropped": fleet.watch.now["publish/messages/dropped"],
+            }
+        finally:
+            status = hub.stop()
+    finishes = [one.finished - began for one in fleet.cameras if one.finished is not None and one.finished <= ended]
     seconds = max(finishes, default=0.0) if done else ended - began
     figures |= {
         "fairness": round(max(finishes) / min(finishes), 2) if done else None,
