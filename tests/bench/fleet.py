@@ -320,10 +320,11 @@ def ours(arguments, folder):
                 nonlocal shown
                 if now - shown >= 2:
                     shown = now
+                    queue = fleet.watch.now["store/messages/count"] - fleet.watch.base
                     say(
                         f"  {now - began:5.1f} s: {counts['stored']}/{total} images, {counts['finished']} cameras done,"
                         f" hub {memory_mb(hub.pid, 'VmRSS'):.0f} MB,"
-                        f" broker {memory_mb(fleet.broker_pid, 'VmRSS'):.0f} MB with {fleet.watch.now['store/messages/count'] - fleet.watch.base} messages"
+                        f" broker {memory_mb(fleet.broker_pid, 'VmRSS'):.0f} MB with {queue} messages"
                     )
 
             fleet.loop.on_tick += [lambda _now: [one.pump() for one in fleet.cameras], progress]
