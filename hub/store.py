@@ -4,6 +4,7 @@ Invariant: a row names only blobs that are durable. A blob without a row is garb
 """
 
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +68,15 @@ class Blobs:
 
     def has(self, sha256: str) -> bool:
         """Whether a blob is there."""
-        return self.path(sha256).is_file()
+        return self.size(sha256) is not None
+
+    def size(self, sha256: str) -> int | None:
+        """Bytes of a blob that is there; None when it is not."""
+        try:
+            found = self.path(sha256).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def all(self) -> Iterator[str]:
         """The sha256 of every blob."""
