@@ -7,10 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.clock import SystemClock
 from shared.crash import Watch
-from shared.errors import HoneError
+from shared.errors import ConfigError, HoneError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 EPILOG = """\
 A first look, on this machine alone, with real images:      hone-hub demo
@@ -107,7 +111,7 @@ def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str,
     from urllib.request import Request, urlopen
 
     from hub.settings import find_config, read
-    from shared.errors import ConfigError, StoreError
+    from shared.errors import StoreError
 
     web = read(find_config(arguments.config)).web
     if not web.port:
@@ -136,18 +140,114 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _fsck(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
     from hub.fsck import check
+    from hub.quarantine import Quarantine
     from hub.settings import find_config, read
     from hub.store import open_store
 
     config = find_config(arguments.config)
-    store = open_store(read(config))
-    count = 0
-    for finding in check(store, deep=arguments.deep):
-        count += 1
-        _say(f"{finding.kind}: {finding.subject}: {finding.text}")
-    _say(f"{config}: {count} findings" if count else f"{config}: nothing found, rows and blobs agree")
-    return 1 if count else 0
+    settings, clock = read(config), SystemClock()
+    store = open_store(settings)
+    quarantine = Quarantine(settings.state_folder, clock) if arguments.repair else None
+    count = wrong = 0
+    with Progress() as bar:
+        task = bar.add_task("checking", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        for finding in check(store, clock, deep=arguments.deep, quarantine=quarantine, progress=show):
+            count += 1
+            wrong += not finding.mended
+            bar.console.print(
+                f"{finding.kind}: {finding.subject}: {finding.text}", soft_wrap=True, markup=False, highlight=False
+            )
+    store.close()
+    found = f"{count} findings, {wrong} of them wrong still" if count else "nothing found, rows and blobs agree"
+    _say(f"{config}: {found}")
+    return 1 if wrong else 0
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from hub import backup
+    from hub.settings import find_config, read
+
+    config = find_config(arguments.config)
+    if arguments.keep is not None and arguments.keep < 1:
+        raise ConfigError("--keep must be 1 or more")
+    with Progress() as bar:
+        made = backup.make(
+            read(config),
+            config,
+            arguments.folder,
+            SystemClock(),
+            keep=arguments.keep,
+            private_keys=not arguments.without_keys,
+            progress=_steps(bar),
+        )
+    manifest = made.manifest
+    _say(
+        f"{made.generation}: {manifest.images} images, {manifest.blobs} blobs of {manifest.bytes} bytes; "
+        f"{made.copied} new ones of {made.copied_bytes} bytes were copied"
+    )
+    for name in made.dropped:
+        _say(f"dropped generation {name}")
+    if manifest.private_keys:
+        _say("the backup holds private keys: keep it as safe as the hub")
+    for sha256 in made.unmarked:
+        _say(f"missing: blob {sha256}: the hub has no good one; see: hone-hub fsck --deep")
+    return 1 if made.unmarked else 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from hub.restore import restore
+    from hub.settings import find_config, read
+
+    with Progress() as bar:
+        done = restore(
+            read(find_config(arguments.config)),
+            arguments.folder,
+            SystemClock(),
+            generation=arguments.generation,
+            force=arguments.force,
+            incomplete=arguments.incomplete,
+            progress=_steps(bar),
+        )
+    made = f"{done.manifest.time:%Y-%m-%d %H:%M:%S} UTC"
+    for name in done.skipped:
+        _say(f"generation {name} is newer, but it is not complete: it was left out")
+    _say(f"restored generation {done.generation} of {made}: {done.manifest.images} images, {done.copied} blobs copied")
+    if done.aside is not None:
+        _say(f"the database that was here is now {done.aside}")
+    if done.lost:
+        _say(f"{done.lost} images are marked lost: their bytes are neither in the backup nor here")
+    _say({"restored": "keys: restored", "kept": "keys: those that were here stay", "none": "keys: none"}[done.keys])
+    _say(f"epoch {done.epoch} begins: cameras offer again the copies that they keep (spool.keep_hours)")
+    _say(f"images stored after {made} are gone from the hub, unless cameras keep them still; they come by themselves")
+    _say(f"labels made after {made}, runs and releases too, are gone")
+    if done.took_over:
+        _say("releases get numbers above those of the database that was here, and above what cameras report")
+    else:
+        _say("releases get numbers above what cameras report: wait until all have reported before you release")
+    return 0
+
+
+def _steps(bar: "Progress") -> Callable[[str, int, int], None]:
+    """A bar for each step."""
+    tasks: dict[str, TaskID] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            tasks[step] = bar.add_task(step, total=total)
+        bar.update(tasks[step], completed=done, total=total)
+
+    return show
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -231,6 +331,20 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--note", default="by hand", help="a note, kept with the release")
     fsck = add("fsck", _fsck, "check that every row has its blob and every blob its row")
     fsck.add_argument("--deep", action="store_true", help="read every blob and compute its hash")
+    fsck.add_argument(
+        "--repair", action="store_true", help="mark lost images, heal found ones, move the rest to the quarantine"
+    )
+    backup = add("backup", _backup, "back up database, images and keys into a folder, also while the hub runs")
+    backup.add_argument("folder", type=Path)
+    backup.add_argument("--keep", type=int, metavar="N", help="drop all but the newest N generations (default: none)")
+    backup.add_argument("--without-keys", action="store_true", help="leave the private keys out")
+    restore = add("restore", _restore, "restore a backup, also under a running hub; begins a new epoch")
+    restore.add_argument("folder", type=Path)
+    restore.add_argument("--generation", metavar="T", help="which one (default: the newest complete one)")
+    restore.add_argument("--force", action="store_true", help="replace the database that is there, and keep a copy")
+    restore.add_argument(
+        "--incomplete", action="store_true", help="also when the backup lacks images; they are marked lost"
+    )
     images = add("import", _import, "import labelled images from a folder with a folder per class")
     images.add_argument("folder", type=Path)
     images.add_argument("--split", choices=("train", "holdout"), required=True, help="to learn from, or to prove on")

@@ -199,7 +199,7 @@ class Collector:
         before = None
         if not event.follows or event.size > event.chunk_size:
             with self._store.reading() as connection:
-                before = stored_hashes(connection, [(camera, event.id)]).get((camera, event.id))
+                before = stored_hashes(connection, [(camera, event.id)])[0].get((camera, event.id))
         self._do(self._receiver.event(camera, event, before, now, first))
 
     def _read_event(self, camera: str, text: bytes, topic: str) -> Event:

@@ -6,15 +6,16 @@ load an image waits for nobody; under load the rounds grow by themselves, up to 
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy
-from sqlalchemy import Connection, Table, bindparam, union_all
+from sqlalchemy import BindParameter, ColumnElement, Connection, Select, Table, bindparam, literal, union_all
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
 
+from hub import lost
 from hub.segments import Place
 from hub.store import Store
 from hub.tables import Blob, Image, Preview, Tombstone
@@ -32,6 +33,8 @@ def table_of(model: type[SQLModel]) -> Table:
     return SQLModel.metadata.tables[str(model.__tablename__)]
 
 
+Key = tuple[str, str]
+"""camera, event id"""
 _IMAGES = sqlalchemy.insert(table_of(Image))
 _PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
     table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("event")
@@ -48,20 +51,26 @@ class Round:
     error: StoreError | None = None
 
 
-_KEY = ("camera", "event_id", "sha256")
-_STORED = union_all(
-    *(
-        sqlalchemy.select(*(table.c[one] for one in _KEY)).where(table.c.event_id.in_(bindparam("ids", expanding=True)))
-        for table in (table_of(Image), table_of(Tombstone))
-    )
-)
+def _by_ids(table: Table, state: ColumnElement[str]) -> Select[tuple[str, str, str, str]]:
+    ids: BindParameter[str] = bindparam("ids", expanding=True)
+    return sqlalchemy.select(table.c.camera, table.c.event_id, table.c.sha256, state).where(table.c.event_id.in_(ids))
 
 
-def stored_hashes(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """(camera, event id) -> sha256 of those that are stored, or were and have been purged."""
+_STORED = union_all(_by_ids(table_of(Image), table_of(Image).c.state), _by_ids(table_of(Tombstone), literal("purged")))
+
+
+def stored_hashes(connection: Connection, keys: Sequence[Key]) -> tuple[dict[Key, str], dict[Key, str]]:
+    """(camera, event id) -> sha256: of those that are stored, or were and have been purged; and of those whose row
+    is there, but whose bytes were lost.
+    """
     wanted = set(keys)
-    rows = connection.execute(_STORED, {"ids": [event_id for _, event_id in keys]})
-    return {(camera, event_id): sha256 for camera, event_id, sha256 in rows if (camera, event_id) in wanted}
+    stored: dict[Key, str] = {}
+    bereft: dict[Key, str] = {}
+    for row in connection.execute(_STORED, {"ids": [event_id for _, event_id in keys]}):
+        camera, event_id, sha256, state = row
+        if (camera, event_id) in wanted:
+            (bereft if state == lost.LOST else stored)[camera, event_id] = sha256
+    return stored, bereft
 
 
 class Committer:
@@ -73,7 +82,10 @@ class Committer:
         self._done = done
         self._batch = batch
         dialect = postgresql if store.engine.dialect.name == "postgresql" else sqlite
-        self._blobs = dialect.insert(table_of(Blob)).on_conflict_do_nothing()
+        blobs = dialect.insert(table_of(Blob))
+        # The newest place counts: what an older one held may have been lost.
+        fresh = {one: blobs.excluded[one] for one in ("segment", "offset", "size")}
+        self._blobs = blobs.on_conflict_do_update(index_elements=["sha256"], set_=fresh)
         self._waiting: list[Complete] = []
         self._changed = threading.Condition()
         self._stopping = False
@@ -129,28 +141,41 @@ class Committer:
         try:
             # The database's lock is held while the bytes are written, so nobody stores the same event meanwhile.
             with self._store.writing() as connection:
-                before = stored_hashes(connection, [(one.camera, one.event.id) for one in batch])
-                fresh = [one for one in batch if (one.camera, one.event.id) not in before]
+                before, bereft = stored_hashes(connection, [_key(one) for one in batch])
+                for one in batch:
+                    if bereft.get(_key(one), one.event.sha256) != one.event.sha256:  # lost, and this is not it
+                        before[_key(one)] = bereft.pop(_key(one))
+                fresh = [one for one in batch if _key(one) not in before]
                 places = self._store.blobs.append([(one.event.sha256, one.data) for one in fresh])
                 if fresh:
-                    self._insert(connection, fresh, places)
+                    self._insert(connection, fresh, places, bereft)
         except StoreError as error:
             return Round([], [], batch, error)
-        known = [(one, sha256) for one in batch if (sha256 := before.get((one.camera, one.event.id)))]
+        known = [(one, sha256) for one in batch if (sha256 := before.get(_key(one)))]
         return Round(fresh, known, [])
 
-    def _insert(self, connection: Connection, batch: Sequence[Complete], places: Sequence[Place]) -> None:
+    def _insert(
+        self, connection: Connection, batch: Sequence[Complete], places: Sequence[Place], bereft: Collection[Key]
+    ) -> None:
         """All rows: where the bytes are, and what the camera said of them; a preview has had its day."""
         received = self._clock.utc()
         connection.execute(
-            self._blobs,  # the same bytes may be there already, of another event or camera
+            self._blobs,
             [
                 {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
                 for one, at in zip(batch, places, strict=True)
             ],
         )
-        connection.execute(_IMAGES, [_row(one, received) for one in batch])
+        if rows := [_row(one, received) for one in batch if _key(one) not in bereft]:
+            connection.execute(_IMAGES, rows)
         connection.execute(_PREVIEWS, [{"one": one.camera, "event": one.event.id} for one in batch])
+        if bereft:
+            with Session(connection) as session:
+                lost.heal(session, [one.event.sha256 for one in batch if _key(one) in bereft])
+
+
+def _key(one: Complete) -> Key:
+    return one.camera, one.event.id
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlmodel import select
 
+from hub import lost
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Image, Label
@@ -76,10 +77,11 @@ def _store_some(settings: HubSettings, store: Store, files: list[tuple[Path, str
     """One batch: blobs first, then rows; returns how many were new."""
     project = settings.project.name
     blobs = [path.read_bytes() for path, _ in files]
-    store.blobs.put(blobs)
+    hashes = store.blobs.put(blobs)
     now = clock.utc()
     added = 0
     with store.write() as session:
+        lost.heal(session, hashes)
         for (path, name), data in zip(files, blobs, strict=True):
             sha256 = sha256_hex(data)
             event_id = str(uuid.uuid5(NAMESPACE, f"{project} {sha256}"))

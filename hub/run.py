@@ -21,6 +21,7 @@ from sqlmodel import col, select
 from hub import embed
 from hub.evaluate import compare, evaluate
 from hub.export import export_backbone, export_head, golden_part
+from hub.lost import LOST
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Image, Release, Run
@@ -58,7 +59,9 @@ def snapshot(store: Store, project: str, classes: list[str]) -> Snapshot:
     with store.read() as session:
         rows = session.exec(
             select(Image.id, Image.sha256, Image.label, Image.split)
-            .where(Image.project == project, col(Image.label).in_(classes), Image.state != "unreadable")
+            .where(
+                Image.project == project, col(Image.label).in_(classes), col(Image.state).not_in(["unreadable", LOST])
+            )
             .order_by(col(Image.id))
         ).all()
     held_out = {sha256 for _, sha256, _, split in rows if split == "holdout"}

@@ -28,40 +28,15 @@ from shared.errors import StoreError
 from shared.files import TMP, sha256_hex, sync_folder, write_aside
 
 
-class Index(Protocol):
-    """Which segment holds a blob."""
-
-    def find(self, sha256: str) -> Place | None:
-        """Where a blob is; None when no segment has it."""
-        ...
-
-    def all(self) -> Iterator[tuple[str, Place]]:
-        """Every blob in a segment, and its place."""
-        ...
-
-
 class Blobs:
-    """Content-addressed bytes: files `folder/ab/abcdef…` named by sha256, and segments; never changed once written."""
+    """Content-addressed files: `folder/ab/abcdef…`, named by sha256, written once, never changed."""
 
-    def __init__(self, folder: Path, segments: Segments, index: Index) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.segments = segments
-        self._index = index
 
     def path(self, sha256: str) -> Path:
-        """Where the file of a blob is, or would be, if it is not in a segment."""
+        """Where the file of a blob is, or would be."""
         return self.folder / sha256[:2] / sha256
-
-    def append(self, blobs: Sequence[tuple[str, bytes]]) -> list[Place]:
-        """Make (sha256, bytes) durable in a segment, with one sync; the caller indexes their places. StoreError."""
-        try:
-            return self.segments.append(blobs)
-        except OSError as error:
-            raise StoreError(
-                f"cannot be written ({error.strerror})",
-                subject=f"segment in {self.segments.folder}",
-                remedy="Is the disk full?",
-            ) from error
 
     def put(self, blobs: Sequence[bytes]) -> list[str]:
         """Make blobs durable, all with one round of fsync; returns their sha256. StoreError, and then none counts."""
@@ -89,12 +64,7 @@ class Blobs:
     def read(self, sha256: str) -> bytes:
         """The bytes of a blob; StoreError when it is not there."""
         try:
-            try:
-                return self.path(sha256).read_bytes()
-            except FileNotFoundError:
-                if (place := self._index.find(sha256)) is None:
-                    raise
-                return self.segments.read(place)
+            return self.path(sha256).read_bytes()
         except OSError as error:
             raise StoreError(
                 f"cannot be read ({error.strerror})", subject=f"blob {sha256}", remedy="Run: hone-hub fsck"
@@ -109,15 +79,11 @@ class Blobs:
         try:
             found = self.path(sha256).stat()
         except FileNotFoundError:
-            place = self._index.find(sha256)
-            return place.size if place is not None and self.segments.holds(place) else None
+            return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
     def all(self) -> Iterator[str]:
-        """The sha256 of every blob; of one in a segment, if its bytes are there."""
-        for sha256, place in self._index.all():
-            if self.segments.holds(place):
-                yield sha256
+        """The sha256 of every blob."""
         if self.folder.is_dir():
             for folder in sorted(self.folder.iterdir()):
                 if folder.is_dir():
@@ -127,6 +93,18 @@ class Blobs:
         """Half-written files of a crash; safe to delete while no hub runs."""
         if self.folder.is_dir():
             yield from self.folder.glob(f"*/*{TMP}")
+
+
+class Index(Protocol):
+    """Which segment holds a blob."""
+
+    def find(self, sha256: str) -> Place | None:
+        """Where a blob is; None when no segment has it."""
+        ...
+
+    def all(self) -> Iterator[tuple[str, Place]]:
+        """Every blob in a segment, and its place."""
+        ...
 
 
 _PLACES = sqlalchemy.select(col(Blob.sha256), col(Blob.segment), col(Blob.offset), col(Blob.size))
@@ -153,6 +131,51 @@ class TableIndex:
                 yield sha256, Place(segment, offset, size)
 
 
+class StoredBlobs(Blobs):
+    """The hub's blobs: files of their own, and those that share segments, found by the index. A file comes first."""
+
+    def __init__(self, folder: Path, segments: Segments, index: Index) -> None:
+        super().__init__(folder)
+        self.segments = segments
+        self._index = index
+
+    def append(self, blobs: Sequence[tuple[str, bytes]]) -> list[Place]:
+        """Make (sha256, bytes) durable in a segment, with one sync; the caller indexes their places. StoreError."""
+        try:
+            return self.segments.append(blobs)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written ({error.strerror})",
+                subject=f"segment in {self.segments.folder}",
+                remedy="Is the disk full?",
+            ) from error
+
+    def read(self, sha256: str) -> bytes:
+        """The bytes of a blob; StoreError when it is not there."""
+        if self.path(sha256).exists() or (place := self._index.find(sha256)) is None:
+            return super().read(sha256)
+        try:
+            return self.segments.read(place)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be read ({error.strerror})", subject=f"blob {sha256}", remedy="Run: hone-hub fsck"
+            ) from error
+
+    def size(self, sha256: str) -> int | None:
+        """Bytes of a blob that is there; None when it is not."""
+        size = super().size(sha256)
+        if size is None and (place := self._index.find(sha256)) is not None and self.segments.holds(place):
+            return place.size
+        return size
+
+    def all(self) -> Iterator[str]:
+        """The sha256 of every blob; of one in a segment, if its bytes are there."""
+        yield from super().all()
+        for sha256, place in self._index.all():
+            if self.segments.holds(place) and not self.path(sha256).exists():
+                yield sha256
+
+
 @contextmanager
 def _database_errors() -> Iterator[None]:
     """Errors of the database come out as StoreError."""
@@ -167,7 +190,7 @@ def _database_errors() -> Iterator[None]:
 class Store:
     """Database and blobs; safe to use from several threads and processes."""
 
-    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+    def __init__(self, engine: Engine, blobs: StoredBlobs) -> None:
         self.engine = engine
         self.blobs = blobs
         self._reader = engine.execution_options(hone_reads=True)
@@ -259,4 +282,4 @@ def open_store(settings: HubSettings) -> Store:
             subject=_without_password(settings.database_url),
             remedy="Check [state]",
         ) from error
-    return Store(engine, Blobs(folder / "blobs", Segments(folder / "segments"), TableIndex(engine)))
+    return Store(engine, StoredBlobs(folder / "blobs", Segments(folder / "segments"), TableIndex(engine)))

@@ -49,9 +49,9 @@ class Camera(SQLModel, table=True):
 class Image(SQLModel, table=True):
     """One stored image. Identity is (camera, event_id, sha256); camera is "" for imported ones.
 
-    split: "pool" (from the field), "train" or "holdout" (imported so). state: "new", "verified", "unreadable".
-    guess, score, scores: what the camera's model said. flags: findings of verify, name -> score. label: class name in
-    force. decided: an operator labelled or skipped it.
+    split: "pool" (from the field), "train" or "holdout" (imported so). state: "new", "verified", "unreadable",
+    "lost" (see `hub.lost`). guess, score, scores: what the camera's model said. flags: findings of verify, name ->
+    score. label: class name in force. decided: an operator labelled or skipped it.
     """
 
     __table_args__ = (UniqueConstraint("camera", "event_id"),)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from sqlmodel import select
 
+from hub.lost import LOST
 from hub.store import Store
 from hub.tables import Embedding, Image
 from shared.errors import HoneError, ImageError, StoreError
@@ -129,9 +130,9 @@ class Verifier:
         except (ImageError, StoreError) as error:
             if isinstance(error, StoreError) and self._store.blobs.has(image.sha256):
                 raise  # the disk's trouble, not the image's
+            image.state = "unreadable" if isinstance(error, ImageError) else LOST
             self._errors[error.code] += 1
-            log.warning("event %s of %s: %s; kept, marked unreadable", image.event_id, image.camera, error)
-            image.state = "unreadable"
+            log.warning("event %s of %s: %s; kept, marked %s", image.event_id, image.camera, error, image.state)
             return None
         image.state = "verified"
         image.height, image.width = pixels.shape[:2]

@@ -10,7 +10,7 @@ from hub.store import Store
 from hub.tables import Image, Label
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
 
-State = Literal["new", "verified", "unreadable", "waiting", "labelled", "skipped"]
+State = Literal["new", "verified", "unreadable", "lost", "waiting", "labelled", "skipped"]
 SHOWN = {"png", "jpg", "jpeg", "webp", "bmp", "gif"}
 """Kinds of image files that a browser shows as they are."""
 
@@ -35,7 +35,7 @@ class Images:
     ) -> ImagePage:
         """Images, the newest first. state: of the file, or where it stands in the label queue."""
         where: list[Any] = [Image.project == self._project]
-        if state in ("new", "verified", "unreadable"):
+        if state in ("new", "verified", "unreadable", "lost"):
             where.append(Image.state == state)
         elif state == "waiting":
             where += [Image.split == "pool", Image.state == "verified", col(Image.decided).is_(False)]

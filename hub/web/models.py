@@ -252,10 +252,11 @@ class QueueCounts(View):
 
 
 class Totals(View):
-    """Images on the hub."""
+    """Images on the hub. lost: their bytes are gone, their rows and labels are kept."""
 
     stored: int
     unreadable: int
+    lost: int
     unchecked: int
     by_split: dict[str, int]
 

@@ -24,6 +24,7 @@ FILTERS = {
     "skipped": "Skipped",
     "new": "Not checked yet",
     "unreadable": "Unreadable",
+    "lost": "Lost",
 }
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 

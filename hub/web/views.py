@@ -175,6 +175,7 @@ class Views:
         return Totals(
             stored=sum(split.values()),
             unreadable=sum(count for _, state, count in rows if state == "unreadable"),
+            lost=sum(count for _, state, count in rows if state == "lost"),
             unchecked=sum(count for _, state, count in rows if state == "new"),
             by_split=split,
         )

@@ -20,7 +20,7 @@ from hub.store import open_store
 from hub.tables import Image, Run
 from shared.clock import SystemClock
 from tests.fakes.listener import wait_until
-from tests.hub.making import NOW, add_image, occupied, picture, toml_in
+from tests.hub.making import NOW, add_image, get_image, occupied, picture, toml_in
 
 COMMANDS = {
     "demo": "three cameras",
@@ -28,6 +28,8 @@ COMMANDS = {
     "train": "evaluate against the release in use",
     "release": "through the running hub",
     "fsck": "every row has its blob",
+    "backup": "while the hub runs",
+    "restore": "begins a new epoch",
     "import": "a folder per class",
     "keys": "root key",
     "broker": "an account per camera",
@@ -85,7 +87,17 @@ def test_wrong_usage_exits_2(capsys, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve"], ["train"], ["fsck"], ["keys"], ["release", "1"], ["import", "x", "--split", "train"]]
+    "arguments",
+    [
+        ["serve"],
+        ["train"],
+        ["fsck"],
+        ["backup", "x"],
+        ["restore", "x"],
+        ["keys"],
+        ["release", "1"],
+        ["import", "x", "--split", "train"],
+    ],
 )
 def test_without_a_configuration_each_command_says_where_it_looked(capsys, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
@@ -194,7 +206,14 @@ def test_import_then_fsck(capsys, tmp_path, config):
     assert main(["fsck", "--config", str(config)]) == 1
     out = capsys.readouterr().out
     assert "missing: image 1" in out
-    assert "1 findings" in out
+    assert "1 findings, 1 of them wrong still" in out
+    assert main(["fsck", "--repair", "--config", str(config)]) == 0
+    assert "1 findings, 0 of them wrong still" in capsys.readouterr().out
+    assert get_image(store, 1).state == "lost"
+    shutil.rmtree(tmp_path / "images" / "crack")
+    assert main(command) == 0  # the same images again
+    assert get_image(store, 1).state == "verified"
+    assert main(["fsck", "--deep", "--config", str(config)]) == 0
     store.close()
 
 

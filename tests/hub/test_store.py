@@ -15,7 +15,7 @@ from sqlmodel import SQLModel, col, func, select
 
 import hub.store
 from hub.segments import Segments
-from hub.store import Blobs, open_store
+from hub.store import StoredBlobs, open_store
 from hub.tables import Camera, Image, Number, Tombstone
 from shared.errors import StoreError
 from shared.files import sha256_hex
@@ -33,7 +33,7 @@ class NoSegments:
 
 
 def blobs_in(folder):
-    return Blobs(folder / "blobs", Segments(folder / "segments"), NoSegments())
+    return StoredBlobs(folder / "blobs", Segments(folder / "segments"), NoSegments())
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def test_a_lost_blob_does_not_hold_up_the_others(store, start):
     good = add_image(store, picture(), state="new")
     start()
     settled(store, good)
-    assert {get_image(store, one).state for one in lost} == {"unreadable"}
+    assert {get_image(store, one).state for one in lost} == {"lost"}
 
 
 def test_a_label_that_came_meanwhile_stands(store, start, backbone):
