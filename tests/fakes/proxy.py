@@ -86,7 +86,9 @@ class Proxy:
         self._lines[False] = self._lines[True] if half_duplex else Line(bits_per_s)
         self._seen = seen
         self._links: set[_Link] = set()
-        self._listener = self._listen(0)
+        self._listener = _bound(0)
+        self._listener.listen()
+        self._listening = True
         self.port: int = self._listener.getsockname()[1]
         self.up = self.down = 0  # bytes that came through
         self.connections = 0
@@ -113,21 +115,14 @@ class Proxy:
             self.cuts.append((now, now + seconds))
             self._reset_all()
             self._listener.close()
+            self._listening = False
+            self._listener = _bound(self.port)  # refuses, and keeps the port from others
             done.set()
 
         self._loop.call_soon_threadsafe(cut)
         assert done.wait(5), "the proxy's thread is stuck"
 
     # -- the proxy's thread
-
-    def _listen(self, port: int) -> socket.socket:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _make_small(listener)  # before listen: accepted sockets inherit, and the window is negotiated by it
-        listener.bind(("127.0.0.1", port))
-        listener.listen()
-        listener.setblocking(False)
-        return listener
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -143,14 +138,12 @@ class Proxy:
 
     async def _accept(self) -> None:
         while True:
-            if self._listener.fileno() < 0:
-                await asyncio.sleep(max(0.0, self.cuts[-1][1] - time.monotonic()))
-                if time.monotonic() >= self.cuts[-1][1]:
-                    self._listener = self._listen(self.port)
-                continue
+            if not self._listening and time.monotonic() >= self.cuts[-1][1]:
+                self._listener.listen()
+                self._listening = True
             try:
                 client, _ = self._listener.accept()
-            except BlockingIOError:
+            except OSError:  # nobody is there, or it does not listen
                 await asyncio.sleep(0.02)
                 continue
             server = socket.socket()
@@ -254,6 +247,16 @@ class Proxy:
             self._loop.remove_reader(sock.fileno())
             self._loop.remove_writer(sock.fileno())
             sock.close()
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket on a loopback port (0: a free one) that does not listen yet."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _make_small(sock)  # before it listens: accepted sockets inherit, and the window is negotiated by it
+    sock.bind(("127.0.0.1", port))
+    sock.setblocking(False)
+    return sock
 
 
 def _make_small(sock: socket.socket) -> None:

@@ -155,6 +155,8 @@ def test_a_cut_resets_both_ends_loses_the_buffer_and_refuses(link: Callable[...,
     assert proxy.ended == [], "nobody but the proxy ended it"
     with pytest.raises(ConnectionRefusedError):
         connect(proxy)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", proxy.port))
 
 
 def test_after_a_cut_connections_come_through_again(link: Callable[..., tuple[Proxy, Server]]) -> None:
