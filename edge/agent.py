@@ -91,7 +91,9 @@ class Agent:
 
     def run(self) -> None:
         """Run until `stop`; the frame loop is here."""
-        self._bus.subscribe([topics.hub_status(self._settings.hub), topics.reply(self._settings.camera)])
+        thin, hub = self._settings.link.thin, self._settings.hub
+        life = topics.hub_pulse(hub) if thin else topics.hub_status(hub)
+        self._bus.subscribe([life, topics.reply(self._settings.camera)])
         self._writer.start()
         self._sending.start()
         self._reload.start()
@@ -131,6 +133,16 @@ class Agent:
         """One frame: infer, tell SCADA, triage, and hand an event to the writer."""
         prediction = self._engine.predict(running, frame.pixels)
         self._low.add(self._triage.is_low(prediction))
+        if self._settings.link.results and not self._settings.link.thin:
+            self._tell_result(frame, prediction, running)
+        chosen = self._triage.decide(prediction, random.random())
+        if chosen is not None:
+            try:
+                self._to_write.put_nowait((frame, prediction, chosen, running))
+            except queue.Full:
+                self._spool.not_written()
+
+    def _tell_result(self, frame: Frame, prediction: Prediction, running: Running) -> None:
         result = Result(
             sequence=frame.sequence,
             time=frame.at,
@@ -141,12 +153,6 @@ class Agent:
             part=frame.part,
         )
         self._bus.publish(topics.result(self._settings.camera), encode(result), qos=0)
-        chosen = self._triage.decide(prediction, random.random())
-        if chosen is not None:
-            try:
-                self._to_write.put_nowait((frame, prediction, chosen, running))
-            except queue.Full:
-                self._spool.not_written()
 
     def _write(self) -> None:
         """The writer thread: frame -> event in the spool -> offered to the sender."""

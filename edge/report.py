@@ -1,4 +1,7 @@
-"""Report: what the camera runs and how it is, retained on `C/reported`, every few seconds and on every change."""
+"""Report: what the camera runs and how it is, retained on `C/reported`, every few seconds and on every change.
+
+On a thin link reports take REPORT_SHARE of it at most; only the end of a reload is told at once.
+"""
 
 import importlib.metadata
 import logging
@@ -16,10 +19,47 @@ from edge.spool import Spool
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.messages import ClockQuality, FrameState, Rates, Reported, encode
+from shared.messages import ClockQuality, FrameState, Rates, ReloadState, Reported, encode
 
 log = logging.getLogger(__name__)
 SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+REPORT_SHARE = 0.0025
+"""Share of a thin link that reports may take."""
+UNKNOWN_RATE = 1000.0
+"""Bytes a second that a thin link is taken for while its goodput is not known."""
+
+
+class Pace:
+    """When a report may go, without I/O.
+
+    At once when something changed, else report_s after the last one. On a thin link later: each report takes
+    REPORT_SHARE of the goodput until the next one. At once goes there only the first one, and a reload that came to
+    `running` or `failed` since the last one.
+    """
+
+    def __init__(self, report_s: float, now: float, *, thin: bool) -> None:
+        self._report_s = report_s
+        self._thin = thin
+        self._tried = now
+        self._last: tuple[float, int, ReloadState] | None = None  # when, bytes, what it said of the reload
+
+    def reported(self, now: float, size: int, reload: ReloadState, *, sent: bool) -> None:
+        """A report of so many bytes, which says this of the reload, was sent; or could not be, offline."""
+        self._tried = now
+        if sent:
+            self._last = now, size, reload
+
+    def wait(self, now: float, reload: ReloadState, goodput: float | None, *, changed: bool) -> float:
+        """Seconds until the next report may go; 0.0: now. goodput: bytes/s, None: not known."""
+        due = self._tried if changed else self._tried + self._report_s
+        if self._thin and self._last is not None:
+            at, size, told = self._last
+            if reload.state not in ("running", "failed") or (reload.state, reload.release) == (
+                told.state,
+                told.release,
+            ):
+                due = max(due, at + self._report_s, at + size / (REPORT_SHARE * (goodput or UNKNOWN_RATE)))
+        return max(0.0, due - now)
 
 
 def clock_quality(settings: EdgeSettings) -> ClockQuality:
@@ -55,7 +95,7 @@ class LowScores:
 
 
 class Reporting:
-    """The report thread. `changed` may be called from any thread."""
+    """The report thread. `changed` may be called from any thread. goodput: of the uploads, bytes/s; None: not known."""
 
     def __init__(
         self,
@@ -70,6 +110,7 @@ class Reporting:
         reload: Callable[[], Reload],
         low: LowScores,
         errors: Counter[str],
+        goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._boot = boot
@@ -81,6 +122,8 @@ class Reporting:
         self._reload = reload
         self._low = low
         self._errors = errors
+        self._goodput = goodput
+        self._pace = Pace(settings.report_s, clock.monotonic(), thin=settings.link.thin)
         self._agent = importlib.metadata.version("hone")
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -91,7 +134,7 @@ class Reporting:
         self._thread.start()
 
     def changed(self) -> None:
-        """Something worth telling at once."""
+        """Something worth telling: at once, or on a thin link with the next report."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -140,9 +183,20 @@ class Reporting:
 
     def _run(self) -> None:
         lower_priority()
+        changed = False
         while not self._stop.is_set():
-            self._wake.wait(self._settings.report_s)
-            self._wake.clear()
-            self._bus.publish(topics.reported(self._settings.camera), encode(self.reported()), retain=True)
+            left = self._pace.wait(self._clock.monotonic(), self._reload().state, self._goodput(), changed=changed)
+            if left:
+                changed = self._wake.wait(min(left, self._settings.report_s))  # the goodput may change meanwhile
+                self._wake.clear()
+                continue
+            changed = False
+            self._publish()
             self._stop.wait(0.1)  # changes that come in a bunch make one report
-        self._bus.publish(topics.reported(self._settings.camera), encode(self.reported()), retain=True)
+        self._publish()
+
+    def _publish(self) -> None:
+        report = self.reported()
+        data = encode(report)
+        sent = self._bus.publish(topics.reported(self._settings.camera), data, retain=True)
+        self._pace.reported(self._clock.monotonic(), len(data), report.reload, sent=sent)

@@ -1,5 +1,6 @@
 """The camera's settings: one frozen object, read from edge.toml and passed in. Paths are relative to the file."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,9 @@ from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
 
 Share = Annotated[float, Meta(ge=0, le=1)]
+DAY_S = 24 * 3600
+THIN_KEEPALIVE = 60
+"""Seconds between two pings on a thin link, where nothing else is set."""
 
 
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +56,21 @@ class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     chunk_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
 
+class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the uploads may take of the link to the broker; see `edge.budget`.
+
+    bytes_per_s: on average; 0: no limit. mb_per_day: MiB in a local day; 0: no limit. quiet: "HH:MM-HH:MM" in local
+    time, may cross midnight: no images then. thin: a link of some kbit/s; the agent sends and subscribes to as little
+    as it can. results: publish `C/result` for each frame; never on a thin link.
+    """
+
+    bytes_per_s: Annotated[int, Meta(ge=0)] = 0
+    mb_per_day: Annotated[float, Meta(ge=0)] = 0.0
+    quiet: list[str] = []
+    thin: bool = False
+    results: bool = True
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. camera: `site/camera`. root_key: public root key of the hub, hex (`hone-hub keys` prints it).
 
@@ -72,11 +91,25 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     spool: SpoolSettings = SpoolSettings()
+    link: LinkSettings = LinkSettings()
 
     @property
     def state_folder(self) -> Path:
         """Folder of spool and models."""
         return Path(self.state)
+
+
+def quiet_hours(text: str) -> tuple[int, int]:
+    """Begin and end of "HH:MM-HH:MM" in seconds of the day; the end is the smaller one where midnight lies between.
+
+    >>> quiet_hours("22:00-06:30")
+    (79200, 23400)
+    """
+    found = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", text)
+    if found is None or text[:5] == text[6:]:
+        raise ConfigError(f"{text!r} are no quiet hours", remedy='Write two different times: "22:00-06:00"')
+    begin_hour, begin_minute, end_hour, end_minute = map(int, found.groups())
+    return begin_hour * 3600 + begin_minute * 60, end_hour * 3600 + end_minute * 60
 
 
 def read(path: Path) -> EdgeSettings:
@@ -85,6 +118,8 @@ def read(path: Path) -> EdgeSettings:
     check_camera(settings.camera)
     check_name(settings.project, "project name")
     check_name(settings.hub, "hub name")
+    for one in settings.link.quiet:
+        quiet_hours(one)
     base = path.resolve().parent
     capture = settings.capture
     if "://" not in capture.source and not capture.source.isdigit():
@@ -103,4 +138,6 @@ def read(path: Path) -> EdgeSettings:
     # The user name is the camera's name: the broker's access list goes by it.
     names = {key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")}
     mqtt = msgspec.structs.replace(settings.mqtt, username=settings.mqtt.username or settings.camera, **names)
+    if settings.link.thin and mqtt.keepalive == MqttSettings().keepalive:
+        mqtt = msgspec.structs.replace(mqtt, keepalive=THIN_KEEPALIVE)
     return msgspec.structs.replace(settings, capture=capture, state=place(settings.state), mqtt=mqtt)

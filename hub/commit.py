@@ -6,9 +6,10 @@ load an image waits for nobody; under load the rounds grow by themselves, up to 
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import BindParameter, ColumnElement, Connection, Select, Table, bindparam, literal, union_all
@@ -66,7 +67,8 @@ def stored_hashes(connection: Connection, keys: Sequence[Key]) -> tuple[dict[Key
     wanted = set(keys)
     stored: dict[Key, str] = {}
     bereft: dict[Key, str] = {}
-    for row in connection.execute(_STORED, {"ids": [event_id for _, event_id in keys]}):
+    rows: Iterable[Any] = connection.execute(_STORED, {"ids": [event_id for _, event_id in keys]})
+    for row in rows:
         camera, event_id, sha256, state = row
         if (camera, event_id) in wanted:
             (bereft if state == lost.LOST else stored)[camera, event_id] = sha256

@@ -20,7 +20,7 @@ from edge.settings import read
 from shared import topics
 from shared.clock import SystemClock
 from shared.files import sha256_hex
-from shared.messages import Reported, Result, Status, decode
+from shared.messages import HubStatus, Reported, Result, Status, decode, encode
 from shared.mqtt import PahoBus
 from shared.preprocess import encode_png
 from tests.fakes.hub import FakeHub, Registry, parts
@@ -314,6 +314,40 @@ def test_garbage_on_every_topic_is_counted_and_it_lives(plant: Plant, run: Calla
     plant.registry.release(9, STEEP)
     plant.registry.plan(9)
     wait_until(lambda: plant.reported and plant.reported.release == 9, "the next release")
+
+
+def test_a_thin_link_is_left_alone(plant: Plant, run: Callable[..., Agent]) -> None:
+    """The pulse in place of the status, no results, and reports only for the reload."""
+    pictures(plant.folder / "pictures")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    beats = Recorder()
+    plant.connect("hub", beats, topics.hub_status("hub"))
+    path = plant.configure()
+    path.write_text(path.read_text() + "[link]\nthin = true\n")
+    run(path)
+    spool = plant.folder / "state" / "spool"
+    wait_until(lambda: len(list(spool.glob("*_MD.json"))) == PICTURES, "a full spool", seconds=20)
+    seen = len(beats.messages)
+    wait_until(lambda: len(beats.messages) > seen + 5, "beats of the status")
+    assert plant.hub.offers == [], "the status was not subscribed to"
+    assert (plant.reported and plant.reported.release) == 7, "told at once"
+
+    bus = plant.registry.bus
+    numbers = itertools.count(1)
+
+    def pulse() -> bool:
+        status = HubStatus(online=True, boot="b", beat=next(numbers), beat_s=30.0)
+        bus.publish(topics.hub_pulse("hub"), encode(status), retain=True)
+        return len(plant.hub.disk) == PICTURES
+
+    wait_until(pulse, "all events", seconds=20)
+    wait_until(lambda: list(spool.glob("*_MD.json")) == [], "an empty spool")
+    assert plant.reported is not None
+    assert plant.reported.spool.stored == 0, "no report has gone since"
+    run.stop()  # type: ignore[attr-defined]
+    wait_until(lambda: plant.reported and plant.reported.spool.stored == PICTURES, "the last report")
+    assert plant.results() == []
 
 
 def _drop(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 import edge.report
 from edge.infer import Engine
-from edge.report import LowScores, Reporting, clock_quality
+from edge.report import REPORT_SHARE, UNKNOWN_RATE, LowScores, Pace, Reporting, clock_quality
 from edge.settings import EdgeSettings
 from edge.spool import Spool
 from shared import topics
@@ -132,3 +132,93 @@ def test_offline_it_goes_on(reporting: tuple[Reporting, FakeBroker, Spool, Count
     broker.start()
     one.changed()
     wait_until(lambda: last(broker), "a report")
+
+
+# ------------------------------------------------------------------------------------------------ thin links
+
+IDLE, FETCHING = ReloadState(state="idle"), ReloadState(state="fetching", release=4)
+RUNNING, FAILED = ReloadState(state="running", release=4), ReloadState(state="failed", release=4)
+
+
+def test_a_report_goes_at_once_on_a_change_or_after_report_s() -> None:
+    pace = Pace(2.0, 100.0, thin=False)
+    assert pace.wait(100.0, IDLE, None, changed=False) == 2.0
+    assert pace.wait(100.0, IDLE, None, changed=True) == 0.0
+    pace.reported(101.0, 900, IDLE, sent=True)
+    assert pace.wait(101.0, IDLE, 10.0, changed=True) == 0.0
+    assert pace.wait(102.5, IDLE, 10.0, changed=False) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("goodput", "interval"), [(1500.0, 240.0), (None, 900 / (REPORT_SHARE * UNKNOWN_RATE)), (10e6, 2.0)]
+)
+def test_on_a_thin_link_reports_take_a_small_share(goodput: float | None, interval: float) -> None:
+    pace = Pace(2.0, 100.0, thin=True)
+    pace.reported(100.0, 900, IDLE, sent=True)
+    for changed in (False, True):
+        for reload in (IDLE, FETCHING):
+            assert pace.wait(100.0, reload, goodput, changed=changed) == interval
+            assert pace.wait(100.0 + interval, reload, goodput, changed=changed) == 0.0
+
+
+def test_on_a_thin_link_the_first_report_and_the_end_of_a_reload_go_at_once() -> None:
+    pace = Pace(2.0, 100.0, thin=True)
+    assert pace.wait(100.5, IDLE, 1500.0, changed=True) == 0.0
+    pace.reported(100.5, 900, IDLE, sent=True)
+    assert pace.wait(101.0, RUNNING, 1500.0, changed=True) == 0.0
+    pace.reported(101.0, 900, RUNNING, sent=True)
+    assert pace.wait(110.0, RUNNING, 1500.0, changed=True) == 231.0, "was told"
+    assert pace.wait(110.0, FAILED, 1500.0, changed=True) == 0.0
+    pace.reported(110.0, 900, FAILED, sent=True)
+    # It is tried again and again, and fails again and again: no news.
+    assert pace.wait(170.0, FETCHING, 1500.0, changed=True) > 0
+    assert pace.wait(171.0, FAILED, 1500.0, changed=True) > 0
+    assert pace.wait(171.0, ReloadState(state="failed", release=5), 1500.0, changed=True) == 0.0
+
+
+def test_a_report_that_did_not_go_is_not_counted() -> None:
+    pace = Pace(2.0, 100.0, thin=True)
+    pace.reported(100.0, 900, RUNNING, sent=False)
+    assert pace.wait(100.1, RUNNING, 1500.0, changed=False) == pytest.approx(1.9), "offline: no hurry"
+    assert pace.wait(100.1, RUNNING, 1500.0, changed=True) == 0.0, "connected again"
+
+
+def test_the_thread_keeps_the_pace_of_a_thin_link(
+    make_settings: MakeSettings, tmp_path: Path, clock: FakeClock
+) -> None:
+    broker = FakeBroker()
+    bus = FakeBus(broker, "camera")
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0)
+    reload = SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle"))
+    one = Reporting(
+        make_settings(report_s=0.01, link={"thin": True}),
+        boot="b00t",
+        bus=bus,
+        clock=clock,
+        capture=SimpleNamespace(captured=0, dropped=0, unreadable=0, drained=False),  # type: ignore[arg-type]
+        engine=Engine(),
+        spool=spool,
+        reload=lambda: reload,  # type: ignore[arg-type, return-value]
+        low=LowScores(clock),
+        errors=Counter(),
+        goodput=lambda: 1500.0,
+    )
+    bus.start(Recorder())
+    one.start()
+    one.changed()
+    wait_until(lambda: len(broker.seen) == 1, "the first report")
+    one.changed()
+    clock.advance(100)
+    reload.state = RUNNING
+    one.changed()
+    wait_until(lambda: len(broker.seen) > 1, "the reload")
+    said = last(broker)
+    assert said is not None
+    assert said.reload == RUNNING
+    spool.add(*event_of(1))
+    one.changed()
+    clock.advance(400)
+    wait_until(lambda: (now := last(broker)) and now.spool.left == 1, "the next one")
+    assert len(broker.seen) == 3, "no report but these"
+    one.stop()
+    bus.stop()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.settings import read
+from edge.settings import quiet_hours, read
 from shared.errors import ConfigError
 
 HEAD = f'camera = "site/cam-1"\nproject = "cells"\nroot_key = "{"ab" * 32}"\n'
@@ -38,6 +38,18 @@ def test_relative_to_the_file_not_to_the_process(tmp_path: Path, monkeypatch: py
     assert settings.hub == "plant-2"
 
 
+def test_a_thin_link_pings_rarely_unless_told(tmp_path: Path) -> None:
+    thin = HEAD + CAPTURE + "[link]\nthin = true\n"
+    assert read(write(tmp_path, HEAD + CAPTURE)).mqtt.keepalive == 15
+    assert read(write(tmp_path, thin)).mqtt.keepalive == 60
+    assert read(write(tmp_path, thin + "[mqtt]\nkeepalive = 30\n")).mqtt.keepalive == 30
+
+
+def test_quiet_hours_may_cross_midnight(tmp_path: Path) -> None:
+    settings = read(write(tmp_path, HEAD + CAPTURE + '[link]\nquiet = ["22:00-06:30", "12:00-12:01"]\n'))
+    assert [quiet_hours(one) for one in settings.link.quiet] == [(22 * 3600, 6 * 3600 + 1800), (43200, 43260)]
+
+
 @pytest.mark.parametrize("source", ["0", "rtsp://camera/stream"])
 def test_sources_that_are_no_files(tmp_path: Path, source: str) -> None:
     assert read(write(tmp_path, f'{HEAD}[capture]\nsource = "{source}"\n')).capture.source == source
@@ -56,6 +68,13 @@ def test_sources_that_are_no_files(tmp_path: Path, source: str) -> None:
         (HEAD + CAPTURE + 'raw = "bmp"\n', "$.capture.raw"),
         (HEAD + CAPTURE + "[triage]\nlow_score = 1.5\n", "$.triage.low_score"),
         (HEAD + CAPTURE + "[spool]\nlimit_mb = 0\n", "$.spool.limit_mb"),
+        (HEAD + CAPTURE + "[link]\nquiet = ['22:00']\n", "'22:00' are no quiet hours. Write two different times"),
+        (HEAD + CAPTURE + "[link]\nquiet = ['22:00-24:00']\n", "'22:00-24:00' are no quiet hours"),
+        (HEAD + CAPTURE + "[link]\nquiet = ['22:00-06:00 ']\n", "are no quiet hours"),
+        (HEAD + CAPTURE + "[link]\nquiet = ['06:00-06:00']\n", "'06:00-06:00' are no quiet hours"),
+        (HEAD + CAPTURE + "[link]\nquiet = '22:00-06:00'\n", "$.link.quiet"),
+        (HEAD + CAPTURE + "[link]\nbytes_per_s = -1\n", "$.link.bytes_per_s"),
+        (HEAD + CAPTURE + "[link]\nmb_per_day = -0.1\n", "$.link.mb_per_day"),
         (HEAD + CAPTURE + "[mqtt]\nhots = 'x'\n", "unknown field `hots`"),
         (HEAD.replace("ab" * 32, "zz" * 32) + CAPTURE, "$.root_key"),
         (HEAD.replace("ab" * 32, "ab" * 32 + "\\n") + CAPTURE, "$.root_key"),

@@ -68,7 +68,7 @@ class FakeHub:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="hub", daemon=True)
         self.restart()
-        bus.subscribe(topics.uploads())
+        bus.subscribe([*topics.uploads(), *topics.states()])
 
     # -- what tests do with it
 
