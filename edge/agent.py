@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 
+from edge.budget import Meter
 from edge.capture import Capture, open_source
 from edge.frame import Frame
 from edge.infer import Engine, Running
@@ -64,7 +65,8 @@ class Agent:
             limit=settings.spool.limit_mb << 20,
             quarantine_limit=settings.spool.quarantine_mb << 20,
         )
-        self._sending = Sending(camera, self._bus, self._spool, clock, self._errors)
+        meter = Meter(settings.link, settings.state_folder / "link.json", clock)
+        self._sending = Sending(camera, self._bus, self._spool, clock, self._errors, meter=meter)
         self._reporting = Reporting(
             settings,
             boot=self._boot,
@@ -76,6 +78,7 @@ class Agent:
             reload=lambda: self._reload,
             low=self._low,
             errors=self._errors,
+            goodput=lambda: self._sending.goodput,
         )
         self._reload = Reload(
             settings,
@@ -91,7 +94,7 @@ class Agent:
 
     def run(self) -> None:
         """Run until `stop`; the frame loop is here."""
-        thin, hub = self._settings.link.thin, self._settings.hub
+        thin, hub = self._settings.link.thin, self._settings.hub or "+"
         life = topics.hub_pulse(hub) if thin else topics.hub_status(hub)
         self._bus.subscribe([life, topics.reply(self._settings.camera)])
         self._writer.start()
@@ -216,7 +219,7 @@ class Agent:
         try:
             match topics.parse(message.topic):
                 case HubTopic(name=name):
-                    if message.payload and name == self._settings.hub:
+                    if message.payload and self._settings.hub in ("", name):
                         status = decode(message.payload, HubStatus, subject=message.topic)
                         self._sending.hub(name, status, retained=message.retained)
                 case CameraTopic(leaf="reply"):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from edge.budget import Meter
 from edge.link import Link
 from edge.priority import lower_priority
 from edge.spool import Spool
@@ -25,9 +26,14 @@ log = logging.getLogger(__name__)
 
 
 class Sending:
-    """Uploads the spool to the hub; every public method may be called from any thread and returns at once."""
+    """Uploads the spool to the hub; every public method may be called from any thread and returns at once.
 
-    def __init__(self, camera: str, bus: Bus, spool: Spool, clock: Clock, errors: Counter[str]) -> None:
+    meter: what may be spent of the link; None: all of it.
+    """
+
+    def __init__(
+        self, camera: str, bus: Bus, spool: Spool, clock: Clock, errors: Counter[str], *, meter: Meter | None = None
+    ) -> None:
         self._camera = camera
         self._bus = bus
         self._spool = spool
@@ -35,6 +41,7 @@ class Sending:
         self._errors = errors
         self._sender = Sender(camera.partition("/")[0])
         self._link = Link()
+        self._meter = meter
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._acks: deque[tuple[str, int, float]] = deque()  # what the broker acknowledged: event, bytes, when
         self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()  # event, reason of a refusal
@@ -56,6 +63,13 @@ class Sending:
             inbox.put(None)
             if thread.is_alive():
                 thread.join(5)
+        if self._meter is not None:
+            self._meter.close()
+
+    @property
+    def goodput(self) -> float | None:
+        """Bytes/s that the link to the broker carried lately; None: not known yet."""
+        return self._link.rate
 
     def spooled(self, offer: Offer) -> None:
         """A new event is in the spool."""
@@ -156,7 +170,7 @@ class Sending:
     def _pump(self) -> None:
         """Publish what the rules want, as long as the link has room."""
         self._take_acks()
-        while self._bus.unacked < self._link.window:
+        while self._bus.unacked < self._link.window and (self._meter is None or not self._meter.wait()):
             self._sender.chunk_limit = self._link.chunk_limit
             action = self._sender.next(self._now())
             if action is None:
@@ -210,4 +224,6 @@ class Sending:
         handed = self._bus.publish(topic, payload, delivered=delivered)
         if handed:
             self._link.sent(len(payload), self._now())
+            if self._meter is not None:
+                self._meter.spend(len(topic) + len(payload))
         return handed

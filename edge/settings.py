@@ -74,16 +74,16 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. camera: `site/camera`. root_key: public root key of the hub, hex (`hone-hub keys` prints it).
 
-    hub: name of the hub that collects from this camera. state: folder for spool and models. threads: of the model.
-    report_s: seconds between two reports. clock: "trusted" when the system clock is known to be right, "auto" to ask
-    the system.
+    hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
+    models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
+    known to be right, "auto" to ask the system.
     """
 
     camera: str
     project: str
     root_key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     capture: CaptureSettings
-    hub: str = "hub"
+    hub: str = ""
     state: str = "state"
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
@@ -117,7 +117,8 @@ def read(path: Path) -> EdgeSettings:
     settings = load(path, EdgeSettings)
     check_camera(settings.camera)
     check_name(settings.project, "project name")
-    check_name(settings.hub, "hub name")
+    if settings.hub:
+        check_name(settings.hub, "hub name")
     for one in settings.link.quiet:
         quiet_hours(one)
     base = path.resolve().parent

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 
 import msgspec
 
+from hub import epoch
 from hub.commit import Committer, Round, stored_hashes
 from hub.partials import PartialFiles
 from hub.registry import MAX_RELEASE
@@ -22,7 +23,7 @@ from hub.store import Store
 from shared import topics
 from shared.bus import Bus, Message
 from shared.clock import Clock
-from shared.errors import HoneError, MessageError, ScopeError, UnknownCameraError
+from shared.errors import HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
 from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode, split_attached
 from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
@@ -67,6 +68,7 @@ class Collector:
         self._committer = Committer(store, clock, self._inbox.put, batch=collect.batch)
         self._waiting = 0  # bytes in the inbox
         self._lock = threading.Lock()
+        self._epoch = ""
         self._beat = 0
         self._beat_at = float("-inf")
         self._pulse_at = float("-inf")
@@ -106,6 +108,7 @@ class Collector:
         if online:
             common = msgspec.structs.replace(
                 common,
+                epoch=self._epoch,
                 beat=self._beat,
                 beat_s=self._settings.beat_s,
                 accepts=self._receiver.accepts,
@@ -143,6 +146,10 @@ class Collector:
             return
         self._beat_at = now
         self._mind_the_disk(now)
+        try:
+            self._epoch = epoch.current(self._store, self._clock)  # a restore may begin one while we run
+        except StoreError as error:
+            self._count(error)
         if expired := self._receiver.tick(now):
             log.info("%d unfinished images expired; their cameras still have them", expired)
         self._partials.do(self._receiver.spill(now))

@@ -18,7 +18,7 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from edge.send import IN_FLIGHT
+from edge.link import MAX_WINDOW
 from shared import topics
 from shared.files import chunk_count, sha256_hex
 from shared.ids import boot_id, event_id
@@ -275,7 +275,7 @@ class FleetCamera:
         """Publish what the rules want, as long as the connection has room."""
         if self.finished is not None:
             return
-        while self.connection.unacked < IN_FLIGHT:
+        while self.connection.unacked < MAX_WINDOW:
             now = time.monotonic()
             action = self._sender.next(now)
             if action is None:
@@ -364,7 +364,7 @@ class PlainCamera:
 
     def pump(self) -> None:
         """Publish while there is room."""
-        while self.started and self.connection.unacked < IN_FLIGHT:
+        while self.started and self.connection.unacked < MAX_WINDOW:
             following = next(self._left, None)
             if following is None:
                 self.started = False

@@ -114,7 +114,13 @@ class FakeHub:
     def _beat(self) -> None:
         while not self._stop.wait(0.1):
             if not self.deaf:
-                status = HubStatus(online=True, boot=self._boot, beat=next(self._numbers), beat_s=2.0)
+                status = HubStatus(
+                    online=True,
+                    boot=self._boot,
+                    beat=next(self._numbers),
+                    beat_s=2.0,
+                    credit=self._receiver.first_credit,
+                )
                 self.bus.publish(topics.hub_status(self._name), encode(status), retain=True)
 
     def _take(self, message: Message) -> None:
@@ -122,7 +128,7 @@ class FakeHub:
         match topics.parse(message.topic):
             case CameraTopic(camera=camera, leaf="status"):
                 self.status[camera] = decode(message.payload, Status)
-                self._act(self._receiver.hello(camera))
+                self._receiver.hello(camera)
             case CameraTopic(camera=camera, leaf="reported"):
                 self.reported[camera] = decode(message.payload, Reported)
             case CameraTopic(leaf="want"):
