@@ -345,14 +345,18 @@ def test_another_database_is_told_what_to_use(capsys, tmp_path):
 
 
 def test_a_damaged_database_makes_no_complete_backup(hub):
-    hub.add(*(f"image {one}" for one in range(200)))
+    """Damaged where nobody looks: its good generations would go, one each night."""
+    hub.add("one")
     hub.backup()
+    with hub.store.read() as session:
+        page = (
+            session.connection().exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name = 'embedding'").scalar()
+        )
     hub.store.close()
-    data = bytearray(hub.database.read_bytes())
-    middle = 4096 * (len(data) // 4096 // 2)
-    data[middle : middle + 4096 * 4] = bytes(4096 * 4)
-    hub.database.write_bytes(data)
-    with pytest.raises(StoreError):
+    with open(hub.database, "rb+") as file:
+        file.seek(4096 * (page - 1))
+        file.write(bytes([13, 0, 0, 0, 99]))  # a leaf with 99 cells, says the page, and it has none
+    with pytest.raises(StoreError, match="is damaged"):
         hub.backup(keep=1)
     assert backup.generations(hub.folder) == ["20260301T120100Z"]
 
