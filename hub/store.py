@@ -78,7 +78,7 @@ class Blobs:
         """Bytes of a blob that is there; None when it is not."""
         try:
             found = self.path(sha256).stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
@@ -152,7 +152,7 @@ class StoredBlobs(Blobs):
 
     def read(self, sha256: str) -> bytes:
         """The bytes of a blob; StoreError when it is not there."""
-        if self.path(sha256).exists() or (place := self._index.find(sha256)) is None:
+        if super().size(sha256) is not None or (place := self._index.find(sha256)) is None:
             return super().read(sha256)
         try:
             return self.segments.read(place)

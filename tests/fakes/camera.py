@@ -41,8 +41,8 @@ class Wires:
     def _take(self, message: Message) -> None:
         sending, reload = self.sending, self.reload
         match topics.parse(message.topic):
-            case HubTopic() if sending:
-                sending.hub(decode(message.payload, HubStatus), retained=message.retained)
+            case HubTopic(name=name) if sending:
+                sending.hub(name, decode(message.payload, HubStatus), retained=message.retained)
             case CameraTopic(leaf="reply") if sending:
                 sending.reply(decode(message.payload, Reply))
             case CameraTopic(leaf="desired") if reload:
