@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -19,20 +20,31 @@ from edge.spool import Spool
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
+from shared.files import write_atomic
 from shared.messages import Gone, HubStatus, Reply, encode, encode_attached
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
+SWEEP_S = 1.0
+"""Seconds between two sweeps of the spool."""
 
 
 class Sending:
     """Uploads the spool to the hub; every public method may be called from any thread and returns at once.
 
-    meter: what may be spent of the link; None: all of it.
+    meter: what may be spent of the link; None: all of it. memory: file that remembers the hub's epoch.
     """
 
     def __init__(
-        self, camera: str, bus: Bus, spool: Spool, clock: Clock, errors: Counter[str], *, meter: Meter | None = None
+        self,
+        camera: str,
+        bus: Bus,
+        spool: Spool,
+        clock: Clock,
+        errors: Counter[str],
+        *,
+        meter: Meter | None = None,
+        memory: Path | None = None,
     ) -> None:
         self._camera = camera
         self._bus = bus
@@ -42,6 +54,8 @@ class Sending:
         self._sender = Sender(camera.partition("/")[0])
         self._link = Link()
         self._meter = meter
+        self._memory = memory
+        self._epoch = ""  # the last one that the hub told
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._acks: deque[tuple[str, int, float]] = deque()  # what the broker acknowledged: event, bytes, when
         self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()  # event, reason of a refusal
@@ -52,6 +66,8 @@ class Sending:
 
     def start(self) -> None:
         """Begin with what the spool holds."""
+        if self._memory is not None and self._memory.exists():
+            self._epoch = self._memory.read_text(encoding="ascii", errors="replace")
         for offer in self._spool.offers():
             self._sender.add(offer)
         self._thread.start()
@@ -89,7 +105,7 @@ class Sending:
 
     def hub(self, name: str, status: HubStatus, *, retained: bool) -> None:
         """A hub's status arrived."""
-        self._inbox.put(lambda: self._sender.hub(status, self._now(), retained=retained, name=name))
+        self._inbox.put(lambda: self._take_hub(name, status, retained=retained))
 
     def reply(self, reply: Reply) -> None:
         """The hub answered."""
@@ -97,6 +113,23 @@ class Sending:
 
     def _now(self) -> float:
         return self._clock.monotonic()
+
+    def _take_hub(self, name: str, status: HubStatus, *, retained: bool) -> None:
+        self._sender.hub(status, self._now(), retained=retained, name=name)
+        if status.epoch and not retained and status.epoch != self._epoch:
+            self._turn_epoch(status.epoch)
+
+    def _turn_epoch(self, epoch: str) -> None:
+        """The hub's data has another history than before: what it called stored may be gone, and is offered again."""
+        if self._epoch:
+            again = self._spool.recall()
+            log.warning("the hub's data was restored from a backup; %d kept copies are offered again", len(again))
+            for offer in again:
+                self._sender.add(offer)
+            self._sender.renew()
+        if self._memory is not None:
+            write_atomic(self._memory, epoch.encode())
+        self._epoch = epoch
 
     def _disconnected(self) -> None:
         self._sender.disconnected()
@@ -128,27 +161,33 @@ class Sending:
         """The second thread: journal what ended and delete it, all that came meanwhile at once."""
         lower_priority()
         ended: dict[str, str] = {}
-        while True:
-            try:
-                note = self._ended.get()
-                while note is not None:
-                    ended[note[0]] = note[1]
-                    note = self._ended.get_nowait()
-            except queue.Empty:
-                pass
+        going = True
+        while going:
+            going = self._gather(ended)
             try:
                 self._spool.stored([one for one, reason in ended.items() if not reason])
                 for one, reason in ended.items():
                     if reason:
                         self._spool.refused(one, reason)
                 ended.clear()
+                self._spool.sweep()
             except OSError as error:
                 self._errors["spool"] += 1
                 log.error("the spool cannot be written (%s); trying again in 2 s", error)
                 time.sleep(2)
-                self._ended.put(next(iter(ended.items())))
-            if note is None:
-                return
+
+    def _gather(self, ended: dict[str, str]) -> bool:
+        """Add what ended to what could not be let go before; returns at the latest when it is time to sweep. False at
+        the end.
+        """
+        try:
+            note = self._ended.get(timeout=SWEEP_S)
+            while note is not None:
+                ended[note[0]] = note[1]
+                note = self._ended.get_nowait()
+        except queue.Empty:
+            return True
+        return False
 
     def _listen(self) -> bool:
         """Do what the notes in the inbox say; False when the thread shall end."""

@@ -57,7 +57,7 @@ RUN_S = 270
 
 def fill(folder, count, chunk):
     """The spool of a camera that was offline for a while."""
-    spool = Spool(folder, limit=1 << 40, quarantine_limit=0)
+    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=0, clock=SystemClock())
     clock = SystemClock()
     for _ in range(count):
         now, data = clock.utc(), os.urandom(SIZE)
