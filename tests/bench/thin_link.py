@@ -198,24 +198,25 @@ class Witness:
                 self.events.append((now, decode(message.payload, Event)))
 
     def again(self, cuts):
-        """(events asked for again though all their chunks were there, chunks that came again), as no cut explains them:
-        after each cut an event may be asked for once, and a chunk may come once more.
+        """(events asked for again though all their chunks were there, chunks that came again), as no cut explains them.
+
+        After each cut an event may be asked for twice, since paho sends a question again that the cut interrupted, and
+        then the sender asks; and a chunk may come once more.
         """
-
-        def cut_between(first, second):
-            return any(first - 1 <= at <= second for at, _ in cuts)  # the witness hears a little later
-
+        early = 1  # the witness hears of a message a little after the line had it
         asked = again = 0
         for position, (at, event) in enumerate(self.events):
             before = [one for one in self.events[:position] if one[1].id == event.id]
             if event.follows or not before:
                 continue
+            cut = max((when for when, _ in cuts if when - early <= at), default=math.inf)
+            explained = cut < math.inf and sum(not one.follows and when > cut for when, one in before) < 2
             there = {index: size for when, one, index, size in self.chunks if one == event.id and when < at}
-            since = max((when for when, one in before if not one.follows), default=-math.inf)
-            asked += sum(there.values()) >= event.size and not cut_between(since, at)
+            asked += sum(there.values()) >= event.size and not explained
         last = {}
         for at, one, index, _ in self.chunks:
-            again += (one, index) in last and not cut_between(last[one, index], at)
+            first = last.get((one, index), math.inf)
+            again += first < math.inf and not any(first - early <= when <= at for when, _ in cuts)
             last[one, index] = at
         return asked, again
 
