@@ -164,13 +164,16 @@ class Sending:
         going = True
         while going:
             going = self._gather(ended)
+            # Deleting files holds up whoever reads in the same folder, so it waits until the line has had its turn.
+            quiet = not ended
             try:
                 self._spool.stored([one for one, reason in ended.items() if not reason])
                 for one, reason in ended.items():
                     if reason:
                         self._spool.refused(one, reason)
                 ended.clear()
-                self._spool.sweep()
+                if quiet:
+                    self._spool.sweep()
             except OSError as error:
                 self._errors["spool"] += 1
                 log.error("the spool cannot be written (%s); trying again in 2 s", error)

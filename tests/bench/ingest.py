@@ -75,7 +75,7 @@ def run_hub(mqtt, folder, ready, stop):
 
 def fill(folder, size, count):
     """A spool with a backlog."""
-    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=0, clock=SystemClock())
+    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=24 * 3600, clock=SystemClock())
     clock = SystemClock()
     for data in images(size, count):
         now = clock.utc()
@@ -90,7 +90,7 @@ def fill(folder, size, count):
 
 def run_camera(mqtt, folder, go, result):
     """The real sending thread as a process: reports the seconds from the hub's first sign of life to an empty spool."""
-    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=0, clock=SystemClock())
+    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=24 * 3600, clock=SystemClock())
     clock = SystemClock()
     bus = PahoBus(mqtt, client_id="camera")
     sending = Sending(CAMERA, bus, spool, clock, Counter())
