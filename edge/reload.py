@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 WINDOW = 4
 """Retained chunks asked for at a time: a subscription each (a small window costs nothing, a large one memory)."""
 PATIENCE = 5.0
+THIN_RATE = 1000.0
+"""Bytes a second that a thin link is taken for while nothing is known of it."""
+SLOW = 3.0
+"""On a thin link a chunk may take so many times as long as it should."""
 """Seconds without a chunk or manifest before the hub is asked to publish it anew."""
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
@@ -95,6 +99,7 @@ class Reload:
         errors: Counter[str],
         clock_trusted: Callable[[], bool],
         changed: Callable[[], None] = lambda: None,
+        goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._camera = settings.camera
         self._project = settings.project
@@ -106,6 +111,9 @@ class Reload:
         self._errors = errors
         self._clock_trusted = clock_trusted
         self._changed = changed
+        self._thin = settings.link.thin
+        self._window = 1 if self._thin else WINDOW
+        self._goodput = goodput
         self._shelf = Shelf(settings.state_folder / "models")
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
@@ -320,7 +328,7 @@ class Reload:
             left = sum(len(one.missing()) * one.part.chunk_size for one in self._fetches.values())
             self._set(percent=round(max(0.0, 100.0 * (1 - left / max(1, sum(sizes.values())))), 1))
             fetch = next(iter(self._fetches.values()))
-            room = WINDOW - len(fetch.asked)
+            room = self._window - len(fetch.asked)
             fresh = [one for one in fetch.missing() if one not in fetch.asked][:room]
             fetch.asked.update(fresh)
             self._bus.subscribe([topics.blob(fetch.part.sha256, one) for one in fresh])
@@ -365,6 +373,13 @@ class Reload:
             raise PartError(f"holds an image that {error.what}", subject="golden part") from error
         return model, result.worst_cosine, result.worst_difference
 
+    def _patience(self) -> float:
+        """Seconds without a chunk or manifest before it is asked for."""
+        if not self._thin:
+            return PATIENCE
+        largest = max((one.part.chunk_size for one in self._fetches.values()), default=0)
+        return PATIENCE + SLOW * largest / (self._goodput() or THIN_RATE)
+
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
         now = self._clock.monotonic()
@@ -374,7 +389,7 @@ class Reload:
                 if self._failing not in self._shelf.state.failed:
                     self._follow()
             return
-        if now - self._heard < PATIENCE:
+        if now - self._heard < self._patience():
             return
         self._heard = now
         if self._manifest is None:

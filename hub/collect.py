@@ -188,7 +188,8 @@ class Collector:
                 self._take_event(camera, message, now)
             case CameraTopic(camera=camera, leaf="status"):
                 if message.payload:
-                    self._greet(camera, decode(message.payload, Status, subject=message.topic))
+                    status = decode(message.payload, Status, subject=message.topic)
+                    self._greet(camera, status, retained=message.retained)
             case _:
                 raise MessageError("is not for the collector", subject=message.topic)
 
@@ -221,9 +222,11 @@ class Collector:
             self._answer(camera, Reply(refuse={named.id: error.what}))
             raise
 
-    def _greet(self, camera: str, status: Status) -> None:
+    def _greet(self, camera: str, status: Status, *, retained: bool) -> None:
         if status.online:
             self._receiver.hello(camera)
+            if not retained:
+                self._answer(camera, Reply())  # shows that we live, sooner than the next beat or pulse
         else:
             self._receiver.bye(camera)
 

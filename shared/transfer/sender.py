@@ -173,7 +173,12 @@ class Sender:
             self._credit = status.credit
 
     def reply(self, reply: Reply, now: float) -> tuple[list[str], list[tuple[str, str]]]:
-        """The hub answered: returns the ids that are stored, and (id, reason) of those refused."""
+        """The hub answered: returns the ids that are stored, and (id, reason) of those refused.
+
+        A reply is never retained, and comes only after we subscribed: it shows life as a beat does.
+        """
+        for hub in self._hubs.values():
+            hub.beat_at = now
         if reply.credit is not None:
             self._credit = reply.credit
         if reply.pause_ms is not None:
