@@ -71,15 +71,20 @@ class Journal:
         return self._end > max(JOURNAL_LIMIT, 2 * self._folded)
 
     def read(self) -> tuple[Totals, dict[str, Line]]:
-        """The totals, and the last line of each event that has ended; lines that mean nothing are left out."""
+        """The totals, and the last line of each event that has ended; lines that mean nothing are left out.
+
+        What it returns is durable: a line may have been written, and the process killed, before it was synced.
+        """
         totals = Totals(0, 0, 0)
         ended: dict[str, Line] = {}
-        if not self._path.exists():
-            self._path.touch()
-        data = self._path.read_bytes()
-        self._end = data.rfind(b"\n") + 1
-        if self._end != len(data):
-            log.warning("spool journal: its last line is not whole (%d bytes) and is left out", len(data) - self._end)
+        with open(self._path, "a+b", buffering=0) as file:
+            file.seek(0)
+            data = file.readall()
+            self._end = data.rfind(b"\n") + 1
+            if self._end != len(data):
+                log.warning("spool journal: its last %d bytes are no whole line and are cut off", len(data) - self._end)
+                file.truncate(self._end)
+            os.fsync(file.fileno())
         for number, raw in enumerate(data[: self._end].split(b"\n")[:-1], 1):
             try:
                 line = _LINE.decode(raw)

@@ -1,5 +1,6 @@
 """What the folder of the spool means after a start, in one pass over it. Only reads; the spool does what follows."""
 
+import os
 from dataclasses import dataclass, field
 
 import msgspec
@@ -9,6 +10,8 @@ from edge.journal import Line
 from edge.waiting import Entry, offer_of
 from shared.errors import MessageError
 
+ID = 36
+"""Characters of an event's id."""
 Leftover = tuple[Line, list[str]]
 """How an event ended, and the paths of its files that are still there."""
 
@@ -36,13 +39,14 @@ def recover(files: EventFiles, ended: dict[str, Line], now: float) -> Recovered:
     """
     found = files.scan()
     result = Recovered(never=found.unfinished, strangers=found.strangers)
+    cut = {os.path.basename(path)[:ID] for path in found.unfinished}  # their names were not all durable
     for event_id in found.notes.keys() | found.images.keys():
         images, note, line = found.images.get(event_id, {}), found.notes.get(event_id), ended.get(event_id)
         paths = [*([note] if note else []), *images.values()]
         if line and (note is None or line.end != "stored"):
             result.ended.append((line, paths))
             continue
-        if note is None:
+        if note is None or (not images and event_id in cut):
             result.never += paths
             continue
         try:

@@ -24,6 +24,7 @@ from shared import topics
 from shared.bus import Bus, Message
 from shared.clock import Clock
 from shared.errors import HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
+from shared.ids import boot_id
 from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode, split_attached
 from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
@@ -49,11 +50,9 @@ class _Named(msgspec.Struct, frozen=True):
 class Collector:
     """Takes the cameras' uploads; `message` may be called from the bus's thread."""
 
-    def __init__(
-        self, settings: HubSettings, boot: str, *, store: Store, bus: Bus, clock: Clock, errors: Counter[str]
-    ) -> None:
+    def __init__(self, settings: HubSettings, *, store: Store, bus: Bus, clock: Clock, errors: Counter[str]) -> None:
         self._settings = settings
-        self._boot = boot
+        self._boot = boot_id()
         self._store = store
         self._bus = bus
         self._clock = clock
@@ -93,6 +92,11 @@ class Collector:
             if isinstance(last := self._inbox.get(), Round):
                 self._conclude(last)
         self._partials.do(self._receiver.spill(float("inf")))
+
+    def connected(self) -> None:
+        """The broker has us (again). What cameras sent meanwhile is lost: a fresh boot id has them ask at once."""
+        self._boot = boot_id()
+        self._beat_at = float("-inf")
 
     def message(self, message: Message) -> None:
         """An upload of a camera, or its `status`, arrived; waits when the collector is far behind."""

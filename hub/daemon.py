@@ -56,7 +56,7 @@ class Daemon:
         will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
         self._bus = PahoBus(settings.mqtt, client_id=f"hone/hub/{settings.name}", will=will)
         self._registry = Registry(store, clock)
-        self._collector = Collector(settings, self._boot, store=store, bus=self._bus, clock=clock, errors=self._errors)
+        self._collector = Collector(settings, store=store, bus=self._bus, clock=clock, errors=self._errors)
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
         self.desk = Desk(store, self._project, settings.project.classes, clock)
@@ -91,6 +91,7 @@ class Daemon:
 
     def connected(self) -> None:
         """The broker has us: it may have lost what was retained."""
+        self._collector.connected()
         self._publisher.everything()
         log.info("connected to the broker")
 

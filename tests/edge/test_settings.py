@@ -20,11 +20,11 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_least_that_is_needed(tmp_path: Path) -> None:
     settings = read(write(tmp_path, HEAD + CAPTURE))
-    assert (settings.camera, settings.project, settings.hub) == ("site/cam-1", "cells", "hub")
+    assert (settings.camera, settings.project, settings.hub) == ("site/cam-1", "cells", "")
     assert settings.state_folder == tmp_path / "state"
     assert settings.capture.source == str(tmp_path / "pictures")
     assert (settings.mqtt.username, settings.mqtt.password_file) == ("site/cam-1", "")
-    assert settings.spool.limit_mb == 512
+    assert (settings.spool.limit_mb, settings.spool.keep_hours) == (512, 24.0)
 
 
 def test_relative_to_the_file_not_to_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +75,8 @@ def test_sources_that_are_no_files(tmp_path: Path, source: str) -> None:
         (HEAD + CAPTURE + "[link]\nquiet = '22:00-06:00'\n", "$.link.quiet"),
         (HEAD + CAPTURE + "[link]\nbytes_per_s = -1\n", "$.link.bytes_per_s"),
         (HEAD + CAPTURE + "[link]\nmb_per_day = -0.1\n", "$.link.mb_per_day"),
+        (HEAD + CAPTURE + "[spool]\nkeep_hours = -0.5\n", "$.spool.keep_hours"),
+        (HEAD + CAPTURE + "[spool]\nkeep_hours = nan\n", "$.spool.keep_hours"),
         (HEAD + CAPTURE + "[mqtt]\nhots = 'x'\n", "unknown field `hots`"),
         (HEAD.replace("ab" * 32, "zz" * 32) + CAPTURE, "$.root_key"),
         (HEAD.replace("ab" * 32, "ab" * 32 + "\\n") + CAPTURE, "$.root_key"),
