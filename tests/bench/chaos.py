@@ -13,8 +13,9 @@ order that the seed alone decides:
           gets through and what the hub answers does not.
   fill    the hub's disk, a small tmpfs, is full for some seconds. Mounting takes root, or user namespaces; where
           there are none this part is left out, and the answer says so.
-          Most of these wait, some seconds at most, until images are being stored, to hit them on their way.
   small   the third camera's spool has room for some 25 pictures, and overflows while the hub is away.
+
+Most faults wait, some seconds at most, until images are being stored, to hit them on their way.
 
 A ledger beside all this, which is never killed, writes down each event that the kernel saw come to be in a spool, and
 the number in its picture's pixels. In the end everything is healed, the spools drain, all processes end, and the disks
@@ -25,6 +26,7 @@ dropped_counted + lost.
 
   kills, cuts, disk_full       processes killed, connections reset, times the disk was full
   restarts                     times a process ended by itself and was started again
+  hung                         processes that did not end within 20 s when asked to, at the very end
   fed                          pictures dropped into the folders, also while a camera was down
   overflowed                   whether a camera dropped events for want of room in its spool
   lost                         spooled, and nowhere to be found
@@ -45,6 +47,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -232,15 +235,15 @@ class Run:
 
     def _do(self, fault: faults.Fault) -> None:
         now = time.monotonic()
+        targets = fault.targets
         if fault.kind == "kill":
-            for one in fault.targets:
-                program = self.programs[one]
-                if program.pid is not None:
-                    program.kill()
-                    program.due = now + fault.seconds
-                    self.did["kills"] += 1
+            targets = tuple(one for one in targets if self.programs[one].pid is not None)
+            for one in targets:
+                self.programs[one].kill()
+                self.programs[one].due = now + fault.seconds
+                self.did["kills"] += 1
         elif fault.kind == "cut" and self.proxy is not None:
-            for side in fault.targets:
+            for side in targets:
                 self._cut_at.setdefault(side, now + fault.seconds)
                 if fault.seconds:
                     self.proxy.mute(side)
@@ -248,7 +251,15 @@ class Run:
             self.disk.fill(fault.room)
             self._free_at = now + fault.seconds
             self.did["disk_full"] += 1
-        self._say(" ".join((fault.kind, *fault.targets, f"for {fault.seconds} s" if fault.seconds else "")))
+        self._say(
+            " ".join(
+                (
+                    fault.kind,
+                    *(targets or ("nobody, they are down",)),
+                    f"for {fault.seconds} s" if fault.seconds else "",
+                )
+            )
+        )
 
     def _has_sent(self, camera: str) -> bool:
         return any(ledger.journal_lines(self.layout.spools[camera] / ledger.JOURNAL))
@@ -344,6 +355,7 @@ def main() -> int:
     if not arguments.alone:
         alone()
     broker.find_program("mosquitto")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="hone-chaos-"))
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

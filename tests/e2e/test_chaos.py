@@ -33,7 +33,7 @@ def mounts_allowed():
 
 
 def test_a_minute_of_chaos_loses_nothing_and_stores_nothing_twice(tmp_path):
-    command = [sys.executable, "-m", "tests.bench.chaos", "--seconds", "60", "--seed", "1", "--drain", "25"]
+    command = [sys.executable, "-m", "tests.bench.chaos", "--seconds", "60", "--seed", "1", "--drain", "30"]
     done = subprocess.run(
         [*command, "--keep", str(tmp_path / "plant")],
         cwd=ROOT,

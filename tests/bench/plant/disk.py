@@ -20,7 +20,7 @@ class SmallDisk:
             check=False,
         )
         self.mounted = done.returncode == 0
-        self.why = done.stderr.strip()
+        self.why = done.stderr.strip().partition("\n")[0]
         self._ballast = folder / "ballast"
 
     @property
