@@ -22,7 +22,7 @@ from edge.settings import EdgeSettings
 from hub.settings import HubSettings
 from shared import errors, golden, ids, manifest, messages, preprocess, topics
 from shared.files import chunks, sha256_hex
-from shared.messages import Event, HubStatus, Reply
+from shared.messages import Event, HubStatus, Reply, decode, encode, encode_attached, split_attached
 from shared.topics import ChunkTopic
 from shared.transfer import Answer, Complete, Limits, Offer, Receiver, SendChunk, Sender, SendEvent
 
@@ -172,11 +172,10 @@ def constant(path: str) -> float:
 def test_every_constant_has_a_row_with_its_value() -> None:
     table = rows(section(PROTOCOL, "Constants"))
     expected = {f"shared.transfer.Limits.{name}" for name in Limits.__dataclass_fields__}
-    for path in ("messages", "manifest", "golden", "transfer"):
-        module = importlib.import_module(f"shared.{path}")
-        for name, value in vars(module).items():
+    for path in ("shared.messages", "shared.manifest", "shared.golden", "shared.transfer", "edge.link"):
+        for name, value in vars(importlib.import_module(path)).items():
             if name.isupper() and isinstance(value, int | float):
-                expected.add(f"shared.{path}.{name}")
+                expected.add(f"{path}.{name}")
     assert expected <= set(table)
     assert {name: float(value) for name, (value, *_) in table.items()} == {name: constant(name) for name in table}
 
@@ -214,35 +213,41 @@ def exchange(name: str) -> list[Any]:
 IMAGE = bytes(index % 251 for index in range(150_000))
 
 
-def test_the_exchange_is_what_both_ends_do() -> None:
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "plain"])
+def test_the_exchange_is_what_both_ends_do(attached: bool) -> None:
     [event] = exchange("Event")
     assert isinstance(event, Event)
     replies: list[Reply] = exchange("Reply")
     beats: list[HubStatus] = exchange("HubStatus")
+    if not attached:
+        beats = [msgspec.structs.replace(one, attach=0) for one in beats]
     pieces = list(chunks(IMAGE, event.chunk_size))
     assert (event.size, event.sha256) == (len(IMAGE), sha256_hex(IMAGE))
     assert ids.event_id(event.time)[:13] == event.id[:13]
 
-    sender = Sender()
+    sender = Sender(CAMERA.partition("/")[0])
     receiver = Receiver()
     sender.add(Offer(event.id, event.size, event.chunk_size, event.value))
     sender.connected()
+    receiver.hello(CAMERA)
+    assert {one.credit for one in beats} == {receiver.first_credit}
     sender.hub(beats[0], 0.0, retained=True)
-    assert receiver.hello(CAMERA) == [Answer(CAMERA, replies[0])]
-    sender.reply(replies[0], 0.0)
     assert sender.next(0.0) is None
     sender.hub(beats[1], 2.0, retained=False)
 
-    assert sender.next(2.0) == SendEvent(event.id, follows=event.follows)
-    assert receiver.event(CAMERA, event, None, 2.0) == []
-    assert [sender.next(2.0) for _ in range(4)] == [*(SendChunk(event.id, index) for index in range(3)), None]
-    assert receiver.chunk(CAMERA, event.id, 0, pieces[0], 2.0) == []
-    assert receiver.chunk(CAMERA, event.id, 2, pieces[2], 2.0) == [Answer(CAMERA, replies[1])]
-    sender.reply(replies[1], 2.0)
+    assert sender.next(2.0) == SendEvent(event.id, follows=event.follows, attached=attached)
+    text, first = split_attached(encode_attached(event, pieces[0]) if attached else encode(event))
+    assert receiver.event(CAMERA, decode(text, Event), None, 2.0, first) == []
+    if not attached:
+        assert sender.next(2.0) == SendChunk(event.id, 0)
+        assert receiver.chunk(CAMERA, event.id, 0, pieces[0], 2.0) == []
+    assert [sender.next(2.0) for _ in range(3)] == [*(SendChunk(event.id, index) for index in (1, 2)), None]
+    assert receiver.chunk(CAMERA, event.id, 2, pieces[2], 2.0) == [Answer(CAMERA, replies[0])]
+    sender.reply(replies[0], 2.0)
     assert [sender.next(2.0), sender.next(2.0)] == [SendChunk(event.id, 1), None]
     assert receiver.chunk(CAMERA, event.id, 1, pieces[1], 2.0) == [Complete(CAMERA, event, IMAGE)]
-    assert receiver.durable(CAMERA, [event.id]) == [Answer(CAMERA, replies[2])]
-    assert sender.reply(replies[2], 2.0) == ([event.id], [])
+    assert receiver.durable(CAMERA, [event.id]) == [Answer(CAMERA, replies[1])]
+    assert sender.reply(replies[1], 2.0) == ([event.id], [])
     assert sender.idle
 
 
