@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_least_that_is_needed(tmp_path: Path) -> None:
     settings = read(write(tmp_path, HEAD + CAPTURE))
-    assert (settings.camera, settings.project, settings.hub) == ("site/cam-1", "cells", "hub")
+    assert (settings.camera, settings.project, settings.hub) == ("site/cam-1", "cells", "")
     assert settings.state_folder == tmp_path / "state"
     assert settings.capture.source == str(tmp_path / "pictures")
     assert (settings.mqtt.username, settings.mqtt.password_file) == ("site/cam-1", "")
