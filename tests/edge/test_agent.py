@@ -204,7 +204,7 @@ def test_every_event_is_stored_and_everything_is_told(plant: Plant, run: Callabl
     assert decode(plant.retained(topics.reported(CAMERA)), Reported).boot == said.boot
     status = decode(plant.retained(topics.status(CAMERA)), Status)
     assert (status.online, status.boot) == (True, said.boot)
-    wait_until(lambda: not list((plant.folder / "state" / "spool").glob("*_*")), "the sweep")
+    wait_until(lambda: not list((plant.folder / "state" / "spool").glob("*_*")), "the copies to go")
 
     # The source has ended; another release is taken all the same.
     plant.registry.release(8, STEEP)
@@ -259,11 +259,12 @@ def test_a_broker_that_is_not_there_at_start(plant: Plant, run: Callable[..., Ag
     run(plant.configure())
     wait_until(lambda: len(plant.hub.disk) == 1, "a model")
     wait_until(lambda: plant.reported and plant.reported.spool.left == 0, "an empty spool")
+    spool = plant.folder / "state" / "spool"
+    wait_until(lambda: not list(spool.glob("*_*")), "the copy to go")
     run.stop()  # type: ignore[attr-defined]
     plant.broker.stop()
     pictures(plant.folder / "pictures", 4)
     agent = run(plant.configure())
-    spool = plant.folder / "state" / "spool"
     wait_until(lambda: len(list(spool.glob("*_MD.json"))) == 4, "events in the spool")
     assert agent._engine.inferred == 4
     plant.broker.start()
@@ -324,7 +325,7 @@ def test_a_thin_link_is_left_alone(plant: Plant, run: Callable[..., Agent]) -> N
     beats = Recorder()
     plant.connect("hub", beats, topics.hub_status("hub"))
     path = plant.configure()
-    path.write_text(path.read_text() + "[link]\nthin = true\n")
+    path.write_text(path.read_text().replace("report_s = 0.2", "report_s = 3600") + "[link]\nthin = true\n")
     run(path)
     spool = plant.folder / "state" / "spool"
     wait_until(lambda: len(list(spool.glob("*_MD.json"))) == PICTURES, "a full spool", seconds=20)

@@ -64,7 +64,7 @@ def reporting(
 ) -> Iterator[tuple[Reporting, FakeBroker, Spool, Counter[str]]]:
     broker = FakeBroker()
     bus = FakeBus(broker, "camera")
-    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0.0, clock=clock)
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
     errors: Counter[str] = Counter()
     one = Reporting(
         make_settings(report_s=3600, triage={"low_score": 0.7}),
@@ -188,7 +188,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
 ) -> None:
     broker = FakeBroker()
     bus = FakeBus(broker, "camera")
-    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0)
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
     reload = SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle"))
     one = Reporting(
         make_settings(report_s=0.01, link={"thin": True}),

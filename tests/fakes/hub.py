@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from hub import keys as hub_keys
@@ -32,7 +33,7 @@ from shared.manifest import (
     Plan,
     seal,
 )
-from shared.messages import Event, HubStatus, Reply, Reported, Status, Want, decode, encode
+from shared.messages import Event, Gone, HubStatus, Reply, Reported, Status, Want, decode, encode, split_attached
 from shared.preprocess import Preprocess, encode_png
 from shared.topics import CameraTopic, ChunkTopic
 from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
@@ -47,7 +48,12 @@ PART_CHUNK = 256
 class FakeHub:
     """`shared.bus.Listener`: takes events of all cameras and keeps them. What `refuses` gives a reason for, it refuses.
 
-    disk: (camera, event id) -> the event and its bytes. reported, status: the last of each camera.
+    disk: (camera, event id) -> the event and its bytes. reported, status: the last of each camera. previews: noted ones
+    of held images. gone: ids that cameras said they do not have. offers: id of each event message, attached: of those
+    that carried their first chunk.
+
+    deaf: hears nothing and says nothing. beats: false, and its counter stands still. hears: false, and what is sent to
+    it is lost, though it beats. stores: false, and complete images wait. loses: replies of which it says so get lost.
     """
 
     def __init__(self, bus: Bus, clock: Clock, *, name: str = "hub", limits: Limits | None = None) -> None:
@@ -55,6 +61,13 @@ class FakeHub:
         self.disk: dict[tuple[str, str], tuple[Event, bytes]] = {}
         self.refuses: Callable[[Event], str | None] = lambda _: None
         self.offers: list[str] = []
+        self.attached: list[str] = []
+        self.previews: dict[tuple[str, str], Event] = {}
+        self.gone: list[str] = []
+        self.attach = 1 << 20
+        self.epoch = "epoch-1"
+        self.beats = self.hears = True
+        self.loses: Callable[[Reply], bool] = lambda _: False
         self.wants: list[Want] = []
         self.on_want: Callable[[Want], None] = lambda _: None
         self.problems: list[HoneError] = []
@@ -62,6 +75,8 @@ class FakeHub:
         self.reported: dict[str, Reported] = {}
         self.status: dict[str, Status] = {}
         self.deaf = False
+        self._stores = True
+        self._complete: list[Complete] = []
         self._clock = clock
         self._name = name
         self._limits = limits or Limits()
@@ -86,12 +101,39 @@ class FakeHub:
     def restart(self) -> None:
         """All that is not on disk is forgotten."""
         self._boot = boot_id()
+        self._complete.clear()
         self._numbers = itertools.count(1)
         self._receiver = Receiver(self._limits)
 
     @property
     def stored(self) -> set[str]:
         return {one for _, one in self.disk}
+
+    @property
+    def accepts(self) -> bool:
+        """Whether there is room on the disk."""
+        return self._receiver.accepts
+
+    @accepts.setter
+    def accepts(self, value: bool) -> None:
+        self._receiver.accepts = value
+
+    @property
+    def stores(self) -> bool:
+        return self._stores
+
+    @stores.setter
+    def stores(self, value: bool) -> None:
+        self._stores = value
+        if value:
+            waiting, self._complete = self._complete, []
+            for one in waiting:
+                self._store(one)
+
+    def ask_for(self, camera: str, event_id: str) -> None:
+        """The operator wants to see the image of a preview."""
+        event = msgspec.structs.replace(self.previews[camera, event_id], held=False, follows=False)
+        self._act(self._receiver.event(camera, event, None, self._clock.monotonic()))
 
     # -- the bus; called in its thread
 
@@ -102,7 +144,7 @@ class FakeHub:
         pass
 
     def message(self, message: Message) -> None:
-        if self.deaf:
+        if self.deaf or not self.hears:
             return
         try:
             self._take(message)
@@ -113,12 +155,15 @@ class FakeHub:
 
     def _beat(self) -> None:
         while not self._stop.wait(0.1):
-            if not self.deaf:
+            if not self.deaf and self.beats:
                 status = HubStatus(
                     online=True,
                     boot=self._boot,
                     beat=next(self._numbers),
                     beat_s=2.0,
+                    epoch=self.epoch,
+                    accepts=self.accepts,
+                    attach=self.attach,
                     credit=self._receiver.first_credit,
                 )
                 self.bus.publish(topics.hub_status(self._name), encode(status), retain=True)
@@ -134,27 +179,42 @@ class FakeHub:
             case CameraTopic(leaf="want"):
                 self.wants.append(decode(message.payload, Want))
                 self.on_want(self.wants[-1])
+            case CameraTopic(leaf="gone"):
+                self.gone += decode(message.payload, Gone).ids
             case CameraTopic(camera=camera, leaf="event"):
-                event = decode(message.payload, Event)
+                text, first = split_attached(message.payload)
+                event = decode(text, Event)
                 self.offers.append(event.id)
+                if first is not None:
+                    self.attached.append(event.id)
                 if reason := self.refuses(event):
                     self._act([Answer(camera, Reply(refuse={event.id: reason}))])
                     return
                 old = self.disk.get((camera, event.id))
-                self._act(self._receiver.event(camera, event, old and old[0].sha256, now))
+                if event.held and old is None:
+                    self.previews[camera, event.id] = event
+                    self._act([Answer(camera, Reply(noted=[event.id]))])
+                    return
+                self._act(self._receiver.event(camera, event, old and old[0].sha256, now, first))
             case ChunkTopic(camera=camera, event=one, index=index):
                 self._act(self._receiver.chunk(camera, one, index, message.payload, now))
 
     def _act(self, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Complete):
-                assert (effect.camera, effect.event.id) not in self.disk, "stored twice"
-                self.disk[effect.camera, effect.event.id] = (effect.event, effect.data)
-                self._act(self._receiver.durable(effect.camera, [effect.event.id]))
-            elif isinstance(effect, Answer):
+                if self._stores:
+                    self._store(effect)
+                else:
+                    self._complete.append(effect)
+            elif isinstance(effect, Answer) and not self.loses(effect.reply):
                 self.bus.publish(topics.reply(effect.camera), encode(effect.reply))
             elif isinstance(effect, Problem):
                 self.problems.append(effect.error)
+
+    def _store(self, one: Complete) -> None:
+        assert (one.camera, one.event.id) not in self.disk, "stored twice"
+        self.disk[one.camera, one.event.id] = (one.event, one.data)
+        self._act(self._receiver.durable(one.camera, [one.event.id]))
 
 
 # ------------------------------------------------------------------------------------------------- releases

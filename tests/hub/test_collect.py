@@ -3,12 +3,14 @@
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from sqlalchemy import event as happening
 from sqlmodel import select
 
+from hub import collect, epoch
 from hub.collect import UNKNOWN_PAUSE_MS, Collector
 from hub.settings import CollectSettings
 from hub.store import open_store
@@ -16,8 +18,8 @@ from hub.tables import Image, Tombstone
 from shared import topics
 from shared.bus import Message
 from shared.clock import SystemClock
-from shared.files import sha256_hex
-from shared.messages import HubStatus, Reply, Status, decode, encode
+from shared.files import chunk_count, chunks, sha256_hex
+from shared.messages import HubStatus, Reply, Status, decode, encode, encode_attached
 from shared.transfer import Offer, Sender, SendEvent
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import Recorder, wait_until
@@ -308,9 +310,28 @@ def test_what_no_one_can_decode_is_stored_all_the_same(hub, camera):
 # -- many at once
 
 
-def test_many_images_are_one_transaction(make_hub, store):
+class Gate:
+    """Holds up the first round of commit until the test has put in all that the second one shall find."""
+
+    def __init__(self, store, monkeypatch):
+        self.inside, self.free = threading.Event(), threading.Event()
+        self.rounds: list[int] = []
+        really = store.blobs.append
+
+        def append(blobs):
+            self.rounds.append(len(blobs))
+            if not self.inside.is_set():
+                self.inside.set()
+                assert self.free.wait(20)
+            return really(blobs)
+
+        monkeypatch.setattr(store.blobs, "append", append)
+
+
+def test_what_comes_during_a_round_is_one_transaction(make_hub, store, monkeypatch):
     hub = make_hub(batch=64)
     camera = HandCamera(hub.broker)
+    gate = Gate(store, monkeypatch)
     begun: list[str] = []
     inserts: list[int] = []
 
@@ -320,14 +341,35 @@ def test_many_images_are_one_transaction(make_hub, store):
         if text.startswith("INSERT INTO image"):
             inserts.append(len(parameters) if many else 1)
 
+    hub.wait(lambda: hub.broker.retained, "the first beat")
     happening.listen(store.engine, "before_cursor_execute", saw)
+    first = picture(100)
+    camera.upload(event_of(first), first)
+    assert gate.inside.wait(20)
     for one in range(20):
         data = picture(one)
         camera.upload(event_of(data), data)
-    hub.wait(lambda: len(camera.stored) == 20, "20 images")
-    assert len(hub.rows()) == 20
-    assert len(begun) <= 3, "20 images in a handful of transactions"
-    assert max(len(one.stored) for one in camera.replies) >= 7, "one reply for many"
+    hub.wait(lambda: len(hub.collector._committer._waiting) == 20, "20 that wait")
+    gate.free.set()
+    hub.wait(lambda: len(camera.stored) == 21, "21 images")
+    assert len(hub.rows()) == 21
+    assert (len(begun), gate.rounds, inserts) == (2, [1, 20], [1, 20])
+    assert max(len(one.stored) for one in camera.replies) == 20, "one reply for many"
+
+
+def test_a_round_takes_no_more_than_the_batch(make_hub, store, monkeypatch):
+    hub = make_hub(batch=3)
+    camera = HandCamera(hub.broker)
+    gate = Gate(store, monkeypatch)
+    for one in range(8):
+        data = picture(one)
+        camera.upload(event_of(data), data)
+    assert gate.inside.wait(20)
+    hub.wait(lambda: len(hub.collector._committer._waiting) == 8 - gate.rounds[0], "the others to wait")
+    gate.free.set()
+    hub.wait(lambda: len(camera.stored) == 8, "8 images")
+    assert max(gate.rounds) == 3
+    assert sum(gate.rounds) == 8
 
 
 def test_an_image_is_stored_while_messages_never_pause(make_hub):
@@ -337,7 +379,7 @@ def test_an_image_is_stored_while_messages_never_pause(make_hub):
     stop = threading.Event()
 
     def chatter():
-        """Messages of another camera, far closer together than batch_ms."""
+        """Messages of another camera, without a pause in which the collector could come to rest."""
         while not stop.wait(0.002):
             hub.collector.message(Message(topics.status("site/cam-2"), encode(Status(online=True, boot="b"))))
 
@@ -349,15 +391,6 @@ def test_an_image_is_stored_while_messages_never_pause(make_hub):
     finally:
         stop.set()
         thread.join(10)
-
-
-def test_a_full_batch_does_not_wait(make_hub):
-    hub = make_hub(batch=3)
-    camera = HandCamera(hub.broker)
-    for one in range(3):
-        data = picture(one)
-        camera.upload(event_of(data), data)
-    hub.wait(lambda: len(camera.stored) == 3, "3 images long before batch_ms")
 
 
 def test_what_is_complete_is_stored_before_the_end(make_hub):
@@ -499,42 +532,189 @@ def test_the_counter_beats_retained_under_one_boot_id(hub):
     assert topics.hub_status("hub") in hub.broker.retained
 
 
-def test_a_collector_that_is_stuck_stops_beating(make_hub, store):
-    hub = make_hub()
-    hub.wait(lambda: hub.broker.retained, "the first beat")
-    camera = HandCamera(hub.broker)
+def test_a_collector_whose_disk_is_stuck_stops_beating(make_hub, store, monkeypatch):
+    monkeypatch.setattr(collect, "STUCK_S", 0.2)
+    one = make_hub()
+    one.wait(lambda: one.broker.retained, "the first beat")
+    camera = HandCamera(one.broker)
+    gate = Gate(store, monkeypatch)
     data = picture()
-    free, inside = threading.Event(), threading.Event()
-    really = store.blobs.put
-
-    def put(blobs):
-        inside.set()
-        free.wait(20)
-        return really(blobs)
-
-    store.blobs.put = put
     try:
         camera.upload(event_of(data), data)
-        assert inside.wait(20)
-        before = len(hub.broker.seen)
+        assert gate.inside.wait(20)
+        one.wait(lambda: one.collector._committer.busy() > 0.2 + 2 * 0.05, "a round that takes too long")
+        before = len(one.broker.seen)
         threading.Event().wait(0.3)  # six beats' time
-        assert len(hub.broker.seen) == before
+        assert len(one.broker.seen) == before
+        assert camera.stored == []
     finally:
-        free.set()
-    hub.wait(lambda: camera.stored, "stored in the end")
+        gate.free.set()
+    one.wait(lambda: camera.stored, "stored in the end")
+    one.wait(lambda: len(one.broker.seen) > before + 5, "beats again")
 
 
-def test_a_camera_that_comes_online_is_told_its_credit(hub, camera):
+def said(hub):
+    """What the hub's retained status says now."""
+    return decode(hub.broker.retained[topics.hub_status("hub")], HubStatus)
+
+
+def test_the_status_tells_what_a_camera_needs_to_begin(hub, store):
+    hub.wait(lambda: hub.broker.retained, "the first beat")
+    told = said(hub)
+    assert (told.credit, told.attach, told.accepts) == (1 << 20, 1 << 20, True)
+    assert told.epoch == epoch.current(store, SystemClock())
+
+
+def test_a_restore_that_begins_an_epoch_is_told_at_the_next_beat(hub, store):
+    hub.wait(lambda: hub.broker.retained, "the first beat")
+    before = said(hub).epoch
+    with store.write() as session:
+        after = epoch.begin(session, "a restore", NOW)
+    hub.wait(lambda: said(hub).epoch == after, "the new epoch")
+    assert after != before
+
+
+def test_a_greeting_is_not_answered(hub, camera):
     camera.hello()
-    hub.wait(lambda: camera.replies, "a reply")
-    assert camera.replies[0].credit == 2 << 20
+    data = picture()
+    camera.upload(event_of(data), data)
+    hub.wait(lambda: camera.stored, "stored")
+    [reply] = camera.replies
+    assert reply.credit == 2 << 20, "twice the first"
 
 
 def test_an_empty_retained_status_is_no_message(hub, camera):
     hub.collector.message(Message(topics.status(camera.name), b""))
-    camera.hello()
-    hub.wait(lambda: camera.replies, "a reply")
+    data = picture()
+    camera.upload(event_of(data), data)
+    hub.wait(lambda: camera.stored, "stored")
     assert not hub.errors
+
+
+# -- the first chunk behind the event
+
+
+def test_a_small_image_comes_in_one_message(hub, camera):
+    data = picture()
+    event = event_of(data, chunk_size=1 << 20)
+    camera.bus.publish(topics.event(camera.name), encode_attached(event, data))
+    hub.wait(lambda: camera.stored, "stored")
+    assert hub.store.blobs.read(event.sha256) == data
+    assert len([one for one in hub.broker.seen if one.topic.startswith("hone/camera")]) == 2, "event and reply"
+
+
+def test_the_rest_of_a_larger_one_follows(hub, camera):
+    data = picture()
+    event = event_of(data)
+    camera.bus.publish(topics.event(camera.name), encode_attached(event, data[: event.chunk_size]))
+    for index, piece in list(enumerate(chunks(data, event.chunk_size)))[1:]:
+        camera.bus.publish(topics.chunk(camera.name, event.id, index), piece)
+    hub.wait(lambda: camera.stored, "stored")
+    assert hub.store.blobs.read(event.sha256) == data
+    assert not hub.errors
+
+
+@pytest.mark.parametrize("wrong", [b"", b"x", b"x" * 2000])
+def test_a_first_chunk_of_the_wrong_length_is_counted_and_asked_for(hub, camera, wrong):
+    data = picture()
+    event = event_of(data)
+    camera.bus.publish(topics.event(camera.name), encode_attached(event, wrong))
+    for index, piece in list(enumerate(chunks(data, event.chunk_size)))[1:]:
+        camera.bus.publish(topics.chunk(camera.name, event.id, index), piece)
+    hub.wait(lambda: any(one.resend for one in camera.replies), "resend")
+    assert [one.resend for one in camera.replies if one.resend] == [{event.id: [(0, 0)]}]
+    assert dict(hub.errors) == {"chunk": 1}
+
+
+# -- room
+
+
+class Disk:
+    """What shutil.disk_usage says of the state folder."""
+
+    def __init__(self, monkeypatch, free):
+        self.free = free
+        monkeypatch.setattr(collect.shutil, "disk_usage", lambda _folder: SimpleNamespace(free=self.free))
+
+
+def test_below_the_watermark_the_cameras_wait_and_nothing_is_refused(make_hub, monkeypatch):
+    disk = Disk(monkeypatch, 99 << 20)
+    one = make_hub(free_mb=100)
+    camera = HandCamera(one.broker)
+    one.wait(lambda: one.broker.retained, "the first beat")
+    assert not said(one).accepts
+    assert one.errors["disk_full"] == 1, "counted once, not at each beat"
+    data = picture()
+    event = event_of(data)
+    camera.upload(event, data)
+    one.wait(lambda: camera.pauses, "pause")
+    assert (camera.stored, camera.refused, one.rows()) == ([], {}, [])
+    disk.free = 124 << 20
+    before = said(one).beat
+    one.wait(lambda: said(one).beat > before + 2, "beats")
+    assert not said(one).accepts, "a little more must be free"
+    disk.free = 125 << 20
+    one.wait(lambda: said(one).accepts, "room")
+    camera.upload(event, data)
+    one.wait(lambda: camera.stored, "stored")
+    assert one.errors["disk_full"] == 1
+
+
+def test_what_was_begun_before_the_watermark_is_finished(make_hub, monkeypatch):
+    disk = Disk(monkeypatch, 101 << 20)
+    one = make_hub(free_mb=100)
+    camera = HandCamera(one.broker)
+    data = picture()
+    event = event_of(data)
+    camera.offer(event)
+    one.wait(lambda: one.collector._receiver.partial_bytes, "the offer")
+    disk.free = 1 << 20
+    one.wait(lambda: one.broker.retained and not said(one).accepts, "the watermark")
+    camera.chunks(event, data)
+    one.wait(lambda: camera.stored, "stored")
+
+
+def test_a_camera_above_its_quota_waits_and_others_do_not(make_hub):
+    one = make_hub(quota_mb_per_day=1)
+    greedy, other = HandCamera(one.broker), HandCamera(one.broker, "site/cam-2")
+    big, small = bytes(1 << 20), picture()
+    first = event_of(big, chunk_size=1 << 20)
+    greedy.upload(first, big)
+    one.wait(lambda: greedy.stored, "the first image of the day")
+    greedy.upload(event_of(small), small)
+    other.upload(event_of(small), small)
+    one.wait(lambda: greedy.pauses and other.stored, "pause for one, stored for the other")
+    assert len(greedy.stored) == 1
+    assert greedy.refused == {}
+    assert one.errors["quota"] == 1
+    assert 0 < greedy.pauses[0] <= 3_600_000
+
+
+# -- slow uploads survive a restart
+
+
+def test_half_an_image_survives_a_restart_of_the_hub(make_hub, settings):
+    first = make_hub()
+    camera = HandCamera(first.broker)
+    data = picture()
+    event = event_of(data)
+    count = chunk_count(len(data), event.chunk_size)
+    camera.offer(event)
+    for index in range(count - 2):
+        piece = data[index * event.chunk_size :][: event.chunk_size]
+        camera.bus.publish(topics.chunk(camera.name, event.id, index), piece)
+    first.collector.stop()
+    assert camera.stored == []
+    second = make_hub()
+    again = HandCamera(second.broker)
+    again.offer(msgspec.structs.replace(event, follows=False))
+    second.wait(lambda: again.replies, "an answer")
+    assert again.replies[0].resend == {event.id: [(count - 2, count - 1)]}
+    for index in (count - 2, count - 1):
+        again.bus.publish(topics.chunk(camera.name, event.id, index), data[index * event.chunk_size :][:1024])
+    second.wait(lambda: again.stored, "stored")
+    assert second.store.blobs.read(event.sha256) == data
+    second.wait(lambda: not list((settings.state_folder / "partials").iterdir()), "nothing left over")
 
 
 def test_two_hubs_on_one_state_folder_do_not_store_twice(tmp_path: Path, make_hub):
