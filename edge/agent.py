@@ -23,6 +23,7 @@ from edge.send import Sending
 from edge.settings import EdgeSettings
 from edge.spool import Spool
 from edge.triage import Chosen, Triage
+from edge.waiting import offer_of
 from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
@@ -34,7 +35,6 @@ from shared.messages import Event, HubStatus, Reply, Result, Status, decode, enc
 from shared.mqtt import PahoBus
 from shared.preprocess import encode_jpeg, encode_png
 from shared.topics import BlobTopic, CameraTopic, HubTopic, PlanTopic, ReleaseTopic
-from shared.transfer import Offer
 
 log = logging.getLogger(__name__)
 WRITER_QUEUE = 32
@@ -63,6 +63,8 @@ class Agent:
             settings.state_folder / "spool",
             limit=settings.spool.limit_mb << 20,
             quarantine_limit=settings.spool.quarantine_mb << 20,
+            keep_s=settings.spool.keep_hours * 3600,
+            clock=clock,
         )
         self._sending = Sending(camera, self._bus, self._spool, clock, self._errors)
         self._reporting = Reporting(
@@ -180,7 +182,7 @@ class Agent:
                 self._errors[error.code] += 1
                 log.error("event %s: %s", event.id, error)
             else:
-                self._sending.spooled(Offer(event.id, event.size, event.chunk_size, event.value))
+                self._sending.spooled(offer_of(event))
 
     def _file_of(self, frame: Frame) -> tuple[bytes, str]:
         """The file's own bytes where there is a file, else the pixels as the settings say."""

@@ -21,6 +21,8 @@ from shared.transfer import Offer, SendChunk, Sender, SendEvent
 log = logging.getLogger(__name__)
 IN_FLIGHT = 256 * 1024
 """Bytes that paho may hold unacknowledged: the queue is ours, on disk."""
+SWEEP_S = 1.0
+"""Seconds between two sweeps of the spool."""
 
 
 class Sending:
@@ -87,11 +89,15 @@ class Sending:
 
     def _run(self) -> None:
         lower_priority()
+        next_sweep = self._now()
         while True:
             try:
                 if not self._listen():
                     return
                 self._pump()
+                if self._now() >= next_sweep:
+                    self._spool.sweep()
+                    next_sweep = self._now() + SWEEP_S
             except OSError as error:
                 self._errors["spool"] += 1
                 log.error("the spool cannot be read or written (%s); trying again in 2 s", error)

@@ -45,9 +45,12 @@ class TriageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The disk queue. limit_mb: hard limit (MiB). quarantine_mb: for refused files (MiB). chunk_kb: size of a chunk."""
+    """The disk queue. limit_mb: hard limit of files that wait or are kept (MiB). keep_hours: that the files of a stored
+    event are kept, room permitting. quarantine_mb: for refused files (MiB). chunk_kb: size of a chunk.
+    """
 
     limit_mb: Annotated[int, Meta(ge=1)] = 512
+    keep_hours: Annotated[float, Meta(ge=0)] = 24.0
     quarantine_mb: Annotated[int, Meta(ge=0)] = 32
     chunk_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
 

@@ -1,64 +1,74 @@
 """The camera's disk queue: bounded, crash-safe, the only place that holds images that the hub does not have.
 
-An event is two files, `UUID_IM.<ext>` (the image) and `UUID_MD.json` (its `C/event` message), each written aside,
-synced and renamed; the metadata last, so an event without it never existed. Whatever ends an event (stored, dropped,
-refused) is written to `journal.jsonl` and synced before a file is deleted. Invariant, through any crash:
+An event is two files (`eventfiles`), the metadata last, so an event without it never existed. Whatever ends an event
+(stored, dropped, refused) is written to `journal.jsonl` and synced before a file goes. A stored event's files are kept
+for a while, against the day the hub loses its data; they are the first to go when room is needed. Invariant, through
+any crash:
 
     spooled = stored + left + quarantined + dropped
+
+    waiting  -> kept     stored                       kept  -> waiting  recall
+    waiting  -> doomed   dropped, refused, damaged    kept  -> doomed   its time is over, or room is needed
+    doomed   -> gone     its files are deleted, or set aside
 """
 
 import errno
-import json
 import logging
-import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from edge.aside import on_disk
+from edge.ended import Ended, EndedFiles
+from edge.eventfiles import JOURNAL, QUARANTINE, TORN, EventFiles, says_damaged
+from edge.journal import Journal, Line, Totals
+from edge.recovery import recover
+from edge.waiting import Entry, Waiting, offer_of
+from shared.clock import Clock
 from shared.errors import MessageError, SpoolError
-from shared.files import TMP, sync_folder, write_aside, write_atomic
-from shared.messages import Event, SpoolState, decode, encode
+from shared.files import sync_folder
+from shared.messages import Event, SpoolState, encode
 from shared.transfer import Offer
 
 log = logging.getLogger(__name__)
-JOURNAL_LIMIT = 1 << 20
-ENDS = ("stored", "dropped", "quarantined")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    offer: Offer
-    ext: str
-    bytes: int  # of both files
+SWEEP = 128
+"""Events whose files one sweep deletes at most."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+ROOM = 1 << 20
+"""Bytes of kept copies that go when the disk has no room for the journal."""
+T = TypeVar("T")
 
 
 class Spool:
-    """Events on disk; safe to use from several threads.
+    """Events on disk; safe to use from several threads, and none that reads waits for one that writes.
 
-    folder: made if missing. limit: bytes of all files that wait. quarantine_limit: bytes of refused files, and as many
-    of torn ones. Opening recovers after a crash in one pass; SpoolError when the folder is unusable.
+    folder: made if missing. limit: bytes on disk of all files that wait or are kept. quarantine_limit: bytes of refused
+    files, and as many of damaged ones. keep_s: seconds that the files of a stored event are kept, room permitting.
+    Somebody must call `sweep` now and then. Opening recovers after a crash in one pass; SpoolError when the folder is
+    unusable.
     """
 
-    def __init__(self, folder: Path, *, limit: int, quarantine_limit: int) -> None:
+    def __init__(self, folder: Path, *, limit: int, quarantine_limit: int, keep_s: float, clock: Clock) -> None:
         self._folder = folder
         self._limit = limit
-        self._quarantine = folder / "quarantine"
-        self._quarantine_limit = quarantine_limit
-        self._torn_folder = folder / "torn"
-        self._journal = folder / "journal.jsonl"
+        self._keep_s = keep_s
+        self._clock = clock
+        self._journal = Journal(folder / JOURNAL)
         self._gone: Callable[[str], None] = lambda _event_id: None
-        self._lock = threading.Lock()
-        self._entries: dict[str, _Entry] = {}
-        self._bytes = 0
-        self._totals = dict.fromkeys(ENDS, 0)
+        # Always taken in this order. A file of an event is deleted only after the event has left waiting and kept.
+        self._adding = threading.Lock()  # one event is written at a time
+        self._ending = threading.RLock()  # what ends or comes back, from the choice to the journal to the memory
+        self._lock = threading.Lock()  # the memory below; never held over I/O
+        self._waiting = Waiting()
+        self._ended = EndedFiles()
+        self._totals = Totals(0, 0, 0)
         self._torn = 0
         self._unspooled = 0
         try:
-            for one in (folder, self._quarantine, self._torn_folder):
-                one.mkdir(parents=True, exist_ok=True)
+            self._files = EventFiles(folder, quarantine_limit)
             self._recover()
         except OSError as error:
             raise SpoolError(f"cannot be used ({error.strerror})", subject=str(folder)) from error
@@ -70,33 +80,26 @@ class Spool:
     # -- in
 
     def add(self, event: Event, data: bytes) -> None:
-        """Make an event durable, evicting less valuable ones if it does not fit.
+        """Make an event durable; kept copies go if it does not fit, then waiting events that are worth no more.
 
         SpoolError when it cannot be written, or is worth less than all that would have to go; counted `unspooled`.
         """
         metadata = encode(event)
-        need = len(data) + len(metadata)
-        with self._lock:
+        entry = Entry(offer_of(event), event.ext, on_disk(len(data)) + on_disk(len(metadata)))
+        with self._adding:
             try:
-                self._make_room(need, event.value)
-                image = self._image(event.id, event.ext)
-                note = self._note(event.id)
-                aside = write_aside(image, data)
-                note_aside = write_aside(note, metadata)
-                os.replace(aside, image)
-                os.replace(note_aside, note)
-                sync_folder(self._folder)
+                self._make_room(entry)
+                self._or_make_room(lambda: self._files.write(event.id, event.ext, metadata, data), entry.bytes)
             except OSError as error:
-                self._unspooled += 1
-                for path in (self._note(event.id), self._image(event.id, event.ext)):
-                    path.with_name(path.name + TMP).unlink(missing_ok=True)
-                self._discard(event.id, event.ext)
+                self.not_written()
                 raise SpoolError(
                     f"cannot be written ({error.strerror})", subject=f"event {event.id}", remedy="Is the disk full?"
                 ) from error
-            offer = Offer(event.id, event.size, event.chunk_size, event.value)
-            self._entries[event.id] = _Entry(offer, event.ext, need)
-            self._bytes += need
+            except SpoolError:
+                self.not_written()
+                raise
+            with self._lock:
+                self._waiting.put(entry)
 
     def not_written(self) -> None:
         """Count an event that never reached `add` because the writer was behind."""
@@ -108,223 +111,239 @@ class Spool:
     def offers(self) -> list[Offer]:
         """All events that wait."""
         with self._lock:
-            return [entry.offer for entry in self._entries.values()]
+            return [entry.offer for entry in self._waiting]
 
     def event(self, event_id: str) -> Event | None:
-        """The metadata of an event; None (and set aside as torn) when it cannot be read any more."""
-        with self._lock:
-            if event_id not in self._entries:
-                return None
-            try:
-                return decode(self._note(event_id).read_bytes(), Event, subject=f"spool {event_id}")
-            except (OSError, MessageError) as error:
-                self._set_torn(event_id, str(error))
-                return None
+        """The metadata of an event that waits, else None. One that is damaged is set aside as torn.
+
+        OSError when the machine cannot read it, or set it aside, just now.
+        """
+        return self._read(event_id, lambda _entry: self._files.read_event(event_id))
 
     def image(self, event_id: str) -> bytes | None:
-        """The image bytes of an event; None (and set aside as torn) when they cannot be read any more."""
-        with self._lock:
-            entry = self._entries.get(event_id)
-            if entry is None:
-                return None
-            try:
-                data = self._image(event_id, entry.ext).read_bytes()
-            except OSError as error:
-                self._set_torn(event_id, str(error))
-                return None
-            if len(data) != entry.offer.size:
-                self._set_torn(event_id, f"has {len(data)} bytes, expected {entry.offer.size}")
-                return None
-            return data
+        """The image bytes of an event that waits; else as `event`."""
+        return self._read(event_id, lambda entry: self._files.read_image(event_id, entry.ext, entry.offer.size))
 
     def stored(self, event_ids: Sequence[str]) -> None:
-        """The hub has these: journal, then delete."""
-        with self._lock:
-            self._end([one for one in event_ids if one in self._entries], "stored")
+        """The hub has these: one line each in the journal, and one sync; OSError when nothing came of it."""
+        at = round(self._clock.utc().timestamp(), 3)
+        self._end([Line(one, "stored", at) for one in dict.fromkeys(event_ids)])
 
     def refused(self, event_id: str, reason: str) -> None:
-        """The hub will never take this one: move it to the bounded quarantine, with the reason."""
-        with self._lock:
-            entry = self._entries.get(event_id)
-            if entry is None:
-                return
-            log.warning("event %s was refused (%s); it is in %s", event_id, reason, self._quarantine)
-            for path in (self._image(event_id, entry.ext), self._note(event_id)):
-                if path.exists():
-                    (self._quarantine / path.name).write_bytes(path.read_bytes())
-            (self._quarantine / f"{event_id}.reason.txt").write_text(reason + "\n", encoding="utf-8")
-            self._bound(self._quarantine)
-            self._end([event_id], "quarantined", reason)
+        """The hub will never take this one: it goes to the bounded quarantine, with the reason. OSError as `stored`."""
+        if self._end([Line(event_id, "quarantined", reason=reason)]):
+            log.warning("event %s was refused (%s); it is in %s", event_id, reason, self._folder / QUARANTINE)
+            self._clear([event_id])
+
+    def recall(self) -> list[Offer]:
+        """The hub lost what it had stored: all kept copies wait again, and are returned. OSError: none does."""
+        with self._ending:
+            with self._lock:
+                back = self._ended.kept()
+            if not back:
+                return []
+            self._journal.append([Line(one, "recalled") for one in back])
+            with self._lock:
+                entries = self._ended.recall(back)
+                self._totals.count("recalled", len(back))
+                for entry in entries:
+                    self._waiting.put(entry)
+        log.warning("%d stored events are recalled from their kept copies", len(back))
+        return [entry.offer for entry in entries]
+
+    def sweep(self) -> int:
+        """Delete kept copies whose time is over, a bounded number; fold a long journal. How many events' files went."""
+        now = self._clock.monotonic()
+        with self._ending, self._lock:
+            chosen = self._ended.due(now, SWEEP)
+            self._ended.doom(chosen)
+        gone = self._clear(chosen)
+        if self._journal.is_long:
+            self._fold()
+        return gone
 
     def state(self) -> SpoolState:
         """All counts, ever since the spool exists."""
         with self._lock:
-            left = len(self._entries)
+            left, totals = len(self._waiting), self._totals
             return SpoolState(
-                spooled=sum(self._totals.values()) + left,
-                stored=self._totals["stored"],
+                spooled=totals.stored + totals.quarantined + totals.dropped + left,
+                stored=totals.stored,
                 left=left,
-                quarantined=self._totals["quarantined"],
-                dropped=self._totals["dropped"],
+                quarantined=totals.quarantined,
+                dropped=totals.dropped,
                 unspooled=self._unspooled,
                 torn=self._torn,
-                bytes=self._bytes,
+                bytes=self._waiting.bytes,
                 limit=self._limit,
             )
 
-    # -- below the surface; the lock is held
+    # -- room
 
-    def _image(self, event_id: str, ext: str) -> Path:
-        return self._folder / f"{event_id}_IM.{ext}"
-
-    def _note(self, event_id: str) -> Path:
-        return self._folder / f"{event_id}_MD.json"
-
-    def _make_room(self, need: int, value: float) -> None:
-        """Evict the least valuable events until `need` bytes fit, journalled first."""
-        if self._bytes + need <= self._limit:
-            return
-        victims: list[str] = []
-        room = self._limit - self._bytes
-        for one, entry in sorted(self._entries.items(), key=lambda item: (item[1].offer.value, item[0])):
-            if room >= need or entry.offer.value > value:
-                break
-            victims.append(one)
-            room += entry.bytes
-        if room < need:
-            self._unspooled += 1
-            raise SpoolError(
-                f"spool is full ({self._bytes} of {self._limit} bytes) of more valuable events",
-                subject=f"event of {need} bytes",
-                remedy="Is the hub reachable? Raise spool.limit_mb",
-            )
-        log.warning("the spool is full: %d least valuable events are dropped", len(victims))
-        self._end(victims, "dropped")
+    def _make_room(self, entry: Entry) -> None:
+        """Delete files until those of `entry` fit: of ended events, kept ones, then the least valuable that wait."""
+        with self._lock:
+            if entry.offer.id in self._waiting or entry.offer.id in self._ended:
+                raise SpoolError("is in the spool already", subject=f"event {entry.offer.id}")
+            if self._used + entry.bytes <= self._limit:
+                return
+        with self._ending:
+            with self._lock:
+                need = self._used + entry.bytes - self._limit
+                ended, size = self._ended.oldest(need)
+                victims = self._waiting.least(need - size, entry.offer.value) if entry.bytes <= self._limit else None
+                if victims is None:
+                    raise SpoolError(
+                        f"spool is full ({self._waiting.bytes} of {self._limit} bytes) of more valuable events",
+                        subject=f"event of {entry.bytes} bytes",
+                        remedy="Is the hub reachable? Raise spool.limit_mb",
+                    )
+            if victims:
+                log.warning("the spool is full: %d least valuable events are dropped", len(victims))
+                self._end([Line(one, "dropped") for one in victims])
+            with self._lock:
+                self._ended.doom(ended)
+        self._clear([*ended, *victims])
         for one in victims:
             self._gone(one)
+        with self._lock:
+            if self._used + entry.bytes > self._limit:
+                raise SpoolError("files of ended events cannot be deleted", subject=str(self._folder))
 
-    def _end(self, event_ids: Sequence[str], how: str, reason: str = "") -> None:
-        """Journal the end of events, durably, then delete their files."""
-        if not event_ids:
-            return
-        lines = "".join(
-            json.dumps({"id": one, "end": how, **({"reason": reason} if reason else {})}) + "\n" for one in event_ids
-        )
-        self._append(lines)
-        self._totals[how] += len(event_ids)
-        for one in event_ids:
-            entry = self._entries.pop(one)
-            self._bytes -= entry.bytes
-            self._discard(one, entry.ext)
-        self._bound_journal()
-
-    def _append(self, lines: str) -> None:
-        """Add to the journal, durably; all or, with an OSError, nothing: half a line would spoil the next one."""
-        data = lines.encode()
-        with open(self._journal, "ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
+    def _or_make_room(self, write: Callable[[], T], need: int) -> T:
+        """Do `write`; while the disk itself is full, kept copies of `need` bytes go, and it is done again."""
+        while True:
             try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
+                return write()
+            except OSError as error:
+                if error.errno not in DISK_FULL:
+                    raise
+                if not self._let_go(need):
+                    raise
+
+    def _let_go(self, need: int) -> int:
+        """Delete kept copies of `need` bytes, or all there are. How many went."""
+        with self._ending, self._lock:
+            chosen, _ = self._ended.oldest(need)
+            self._ended.doom(chosen)
+        return self._clear(chosen)
+
+    @property
+    def _used(self) -> int:
+        """Bytes on disk of all files of events. The lock is held."""
+        return self._waiting.bytes + self._ended.bytes
+
+    # -- the end of events
+
+    def _end(self, lines: Sequence[Line]) -> list[str]:
+        """Journal the end of those that wait, durably; with an OSError none has ended. Returns their ids."""
+        with self._ending:
+            with self._lock:
+                lines = [line for line in lines if line.id in self._waiting]
+            if lines:
+                self._or_make_room(lambda: self._journal.append(lines), ROOM)
+            due = self._clock.monotonic() + self._keep_s
+            with self._lock:
+                for line in lines:
+                    self._ended.put(Ended(self._waiting.pop(line.id), line, due))
+                    self._totals.count(line.end)
+        return [line.id for line in lines]
+
+    def _clear(self, event_ids: Iterable[str]) -> int:
+        """Delete, or set aside, the files of doomed events; what fails is tried again by `sweep`. How many went."""
+        gone = 0
+        for one in event_ids:
+            with self._lock:
+                ended = self._ended.doomed(one)
+            if ended is None:
+                continue
+            try:
+                self._files.dispose(ended.line, [self._files.note(one), self._files.image(one, ended.entry.ext)])
+            except OSError as error:
+                if not ended.failed:
+                    log.error("event %s: its files cannot be deleted (%s)", one, error)
+                ended.failed = True
+                continue
+            with self._lock:
+                gone += self._ended.gone(one)
+        return gone
+
+    def _read(self, event_id: str, read: Callable[[Entry], T]) -> T | None:
+        with self._lock:
+            entry = self._waiting.get(event_id)
+        if entry is None:
+            return None
+        try:
+            return read(entry)
+        except MessageError as error:
+            damage = str(error)
+        except OSError as error:
+            if not says_damaged(error):
                 raise
+            damage = str(error)
+        # It is no damage if the event has just ended.
+        if self._end([Line(event_id, "dropped", reason=f"torn: {damage}")]):
+            log.warning("spool: event %s is damaged (%s); it is in %s", event_id, damage, self._folder / TORN)
+            with self._lock:
+                self._torn += 1
+            self._clear([event_id])
+            self._gone(event_id)
+        return None
 
-    def _bound_journal(self) -> None:
-        """Replace a long journal by its totals, once the files of all it names are gone."""
-        if self._journal.stat().st_size > JOURNAL_LIMIT:
-            sync_folder(self._folder)
-            write_atomic(self._journal, json.dumps({"totals": self._totals}).encode() + b"\n")
+    def _fold(self) -> None:
+        """Fold the journal; what is gone from memory is gone from the folder, durably, before its line goes."""
+        with self._ending:
+            with self._lock:
+                totals = msgspec.structs.replace(self._totals)
+                live = self._ended.lines()
+            try:
+                sync_folder(self._folder)
+                self._journal.fold(totals, live)
+            except OSError as error:
+                log.error("spool journal: cannot be folded (%s)", error)
 
-    def _discard(self, event_id: str, ext: str) -> None:
-        """Delete an event's files; the metadata first, so that what is left is no event."""
-        for path in (self._note(event_id), self._image(event_id, ext)):
-            path.unlink(missing_ok=True)
-
-    def _set_torn(self, event_id: str, reason: str) -> None:
-        """An event that cannot be read any more is set aside, counted as torn and as dropped."""
-        log.warning("spool: event %s is damaged (%s); it is in %s", event_id, reason, self._torn_folder)
-        entry = self._entries[event_id]
-        for path in (self._image(event_id, entry.ext), self._note(event_id)):
-            if path.exists():
-                os.replace(path, self._torn_folder / path.name)
-        self._torn += 1
-        self._bound(self._torn_folder)
-        self._end([event_id], "dropped", f"torn: {reason}")
-        self._gone(event_id)
-
-    def _bound(self, folder: Path) -> None:
-        """Delete the oldest files of a folder until the rest is within the quarantine's limit."""
-        files = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)
-        total = sum(one.stat().st_size for one in files)
-        for one in files:
-            if total <= self._quarantine_limit:
-                return
-            total -= one.stat().st_size
-            one.unlink()
+    # -- after a start
 
     def _recover(self) -> None:
-        """One pass over the folder: finish what the journal ended, delete `.tmp`, set torn files aside."""
-        ended = self._read_journal()
-        images: dict[str, Path] = {}
-        notes: dict[str, Path] = {}
-        for path in self._folder.iterdir():
-            if path.name.endswith(TMP):
-                path.unlink()
-            elif path.name.endswith("_MD.json"):
-                notes[path.name.removesuffix("_MD.json")] = path
-            elif "_IM." in path.name:
-                images[path.name.partition("_IM.")[0]] = path
-        for event_id in images.keys() | notes.keys():
-            image, note = images.get(event_id), notes.get(event_id)
-            if event_id in ended or note is None:
-                # Ended before the crash; or its metadata never came to be, so it was never spooled.
-                for one in (note, image):
-                    if one is not None:
-                        one.unlink()
-                continue
+        """Finish what the journal ended, delete what was cut, set damaged events aside."""
+        self._totals, ended = self._journal.read()
+        now, monotonic = self._clock.utc().timestamp(), self._clock.monotonic()
+        found = recover(self._files, ended, now)
+        if found.never:
+            log.info("spool: %d files of writes that were cut are deleted", len(found.never))
+        if found.strangers:
+            log.warning("spool: %d files are not ours and stay, such as %r", len(found.strangers), found.strangers[0])
+        for entry in found.waiting:
+            self._waiting.put(entry)
+        for line, entry in sorted(found.kept, key=lambda one: (one[0].at, one[0].id)):
+            self._ended.put(Ended(entry, line, monotonic + self._keep_s - (now - line.at)))
+        if found.damaged and self._journal_damaged([line for line, _ in found.damaged]):
+            found.ended += found.damaged
+        for line, paths in found.ended:
             try:
-                event = decode(note.read_bytes(), Event, subject=note.name)
-                size = image.stat().st_size if image is not None else -1
-                if event.id != event_id or size != event.size:
-                    raise MessageError(f"image has {size} bytes, expected {event.size}", subject=note.name)
-            except MessageError as error:
-                log.warning("spool: %s; set aside in %s", error, self._torn_folder)
-                for one in (image, note):
-                    if one is not None:
-                        os.replace(one, self._torn_folder / one.name)
-                self._torn += 1
-                self._append(json.dumps({"id": event_id, "end": "dropped", "reason": "torn"}) + "\n")
-                self._totals["dropped"] += 1
-                continue
-            offer = Offer(event.id, event.size, event.chunk_size, event.value)
-            self._entries[event_id] = _Entry(offer, event.ext, event.size + note.stat().st_size)
-            self._bytes += self._entries[event_id].bytes
-        self._bound(self._torn_folder)
-        self._journal.touch()
+                self._files.dispose(line, paths)
+            except OSError as error:
+                log.error("event %s: its files cannot be deleted (%s)", line.id, error)
+                self._ended.stay(line)
+        for path in found.never:
+            try:
+                self._files.delete([path])
+            except OSError as error:
+                log.error("spool: cannot be deleted (%s)", error)
+        self._let_go(self._used - self._limit)
         sync_folder(self._folder)
-        self._bound_journal()
+        if self._journal.is_long or any(line.at < ended[line.id].at for line, _ in found.kept):
+            self._fold()
 
-    def _read_journal(self) -> set[str]:
-        """Ids that ended, by the journal; a torn last line (crash while writing) is cut off."""
-        ended: set[str] = set()
-        if not self._journal.exists():
-            return ended
-        good: list[bytes] = []
-        data = self._journal.read_bytes()
-        for line in data.splitlines(keepends=True):
-            try:
-                record = msgspec.json.decode(line)
-                if "totals" in record:
-                    self._totals = {how: int(record["totals"][how]) for how in ENDS}
-                elif record["id"] not in ended:
-                    self._totals[record["end"]] += 1
-                    ended.add(record["id"])
-            except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-                log.warning("spool journal: a line cannot be read (%s) and is left out", error)
-                continue
-            good.append(line if line.endswith(b"\n") else line + b"\n")
-        if b"".join(good) != data:
-            write_atomic(self._journal, b"".join(good))
-        return ended
+    def _journal_damaged(self, lines: list[Line]) -> bool:
+        """Count damaged events; False when the journal cannot be written: they stay there until the next start."""
+        try:
+            self._or_make_room(lambda: self._journal.append(lines), ROOM)
+        except OSError as error:
+            log.error("spool journal: %d damaged events cannot be set aside (%s)", len(lines), error)
+            return False
+        for line in lines:
+            log.warning("spool: event %s is damaged (%s); it is in %s", line.id, line.reason, self._folder / TORN)
+            self._torn += 1
+            self._totals.count(line.end)
+        return True

@@ -75,8 +75,8 @@ def run_hub(mqtt, folder, ready, stop):
 
 def fill(folder, size, count):
     """A spool with a backlog."""
-    spool = Spool(folder, limit=1 << 40, quarantine_limit=0)
     clock = SystemClock()
+    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=24 * 3600, clock=clock)
     for data in images(size, count):
         now = clock.utc()
         event = Event(
@@ -90,8 +90,8 @@ def fill(folder, size, count):
 
 def run_camera(mqtt, folder, go, result):
     """The real sending thread as a process: reports the seconds from the hub's first sign of life to an empty spool."""
-    spool = Spool(folder, limit=1 << 40, quarantine_limit=0)
     clock = SystemClock()
+    spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=24 * 3600, clock=clock)
     bus = PahoBus(mqtt, client_id="camera")
     sending = Sending(CAMERA, bus, spool, clock, Counter())
     live = Flag()

@@ -77,7 +77,10 @@ def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
     )
     assert checked.returncode == 0, checked.stdout
     for camera in (state / "cameras").iterdir():
-        assert not list((camera / "state" / "spool").glob("*_IM.*"))
+        spool = camera / "state" / "spool"
+        said = [json.loads(line) for line in (spool / "journal.jsonl").read_text().splitlines()]
+        kept = {one["id"] for one in said if one["end"] == "stored"}
+        assert {one.name[:36] for one in spool.glob("*_??.*")} == kept, "copies of what is stored, and nothing else"
     stored = sum(1 for _ in (state / "hub" / "blobs").glob("*/*"))
     assert stored >= images["stored"]
 

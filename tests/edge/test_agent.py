@@ -71,7 +71,7 @@ class Plant:
             f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.registry.root}"\nreport_s = 0.2\n'
             f'clock = "trusted"\n{more}\n[capture]\nsource = "{source}"\n{capture}\n'
             f'[mqtt]\nport = {settings.port}\npassword_file = "{settings.password_file}"\n'
-            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n[spool]\nchunk_kb = 1\n"
+            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n[spool]\nchunk_kb = 1\nkeep_hours = 0\n"
         )
         return path
 
@@ -204,7 +204,7 @@ def test_every_event_is_stored_and_everything_is_told(plant: Plant, run: Callabl
     assert decode(plant.retained(topics.reported(CAMERA)), Reported).boot == said.boot
     status = decode(plant.retained(topics.status(CAMERA)), Status)
     assert (status.online, status.boot) == (True, said.boot)
-    assert list((plant.folder / "state" / "spool").glob("*_*")) == []
+    wait_until(lambda: not list((plant.folder / "state" / "spool").glob("*_*")), "the sweep")
 
     # The source has ended; another release is taken all the same.
     plant.registry.release(8, STEEP)

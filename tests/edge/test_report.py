@@ -64,7 +64,7 @@ def reporting(
 ) -> Iterator[tuple[Reporting, FakeBroker, Spool, Counter[str]]]:
     broker = FakeBroker()
     bus = FakeBus(broker, "camera")
-    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0)
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0.0, clock=clock)
     errors: Counter[str] = Counter()
     one = Reporting(
         make_settings(report_s=3600, triage={"low_score": 0.7}),

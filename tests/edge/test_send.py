@@ -1,19 +1,21 @@
 """Send: the real thread and spool against a small hub, over a broker in memory that can be cut."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from edge.journal import Journal, Line
 from edge.send import IN_FLIGHT, Sending
 from edge.spool import Spool
+from edge.waiting import offer_of
 from shared import topics
 from shared.clock import SystemClock
 from shared.messages import Event, HubStatus, Reply, encode
-from shared.transfer import Limits, Offer
+from shared.transfer import Limits
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA, Wires
 from tests.fakes.hub import FakeHub
@@ -40,7 +42,7 @@ class Camera:
         for n in numbers:
             event, data = event_of(n, size=size)
             self.spool.add(event, data)
-            self.sending.spooled(Offer(event.id, event.size, event.chunk_size, event.value))
+            self.sending.spooled(offer_of(event))
 
     def wait_empty(self) -> None:
         wait_until(lambda: self.spool.state().left == 0, "an empty spool")
@@ -60,7 +62,7 @@ def make_camera(broker: FakeBroker, tmp_path: Path) -> Iterator[MakeCamera]:
 
     def make(*, limit: int = 1 << 20, quarantine: int = 1 << 20) -> Camera:
         bus = FakeBus(broker, f"camera-{len(made)}")
-        spool = Spool(tmp_path / "spool", limit=limit, quarantine_limit=quarantine)
+        spool = Spool(tmp_path / "spool", limit=limit, quarantine_limit=quarantine, keep_s=0.0, clock=SystemClock())
         errors: Counter[str] = Counter()
         sending = Sending(CAMERA, bus, spool, SystemClock(), errors)
         wires = Wires(bus, sending=sending)
@@ -106,7 +108,7 @@ def test_stored_is_deleted(make_camera: MakeCamera, make_hub: Callable[..., Fake
     whole(hub, range(20))
     state = camera.spool.state()
     assert (state.spooled, state.stored) == (20, 20)
-    assert [one.name for one in (tmp_path / "spool").glob("*_*")] == []
+    wait_until(lambda: not list((tmp_path / "spool").glob("*_*")), "the sweep")
     assert camera.errors == {}
 
 
@@ -136,7 +138,7 @@ def test_without_a_living_hub_nothing_is_sent(broker: FakeBroker, make_camera: M
 def test_refused_goes_to_the_quarantine_and_others_go_on(
     make_camera: MakeCamera, make_hub: Callable[..., FakeHub], tmp_path: Path
 ) -> None:
-    camera, hub = make_camera(quarantine=4500), make_hub()
+    camera, hub = make_camera(quarantine=20_000), make_hub()
 
     def refuses(event: Event) -> str | None:
         return "is not wanted" if int(event.id[-2:], 16) % 2 else None
@@ -149,7 +151,7 @@ def test_refused_goes_to_the_quarantine_and_others_go_on(
     assert (state.stored, state.quarantined) == (6, 6)
     assert camera.errors == {"refused": 6}
     kept = list((tmp_path / "spool" / "quarantine").iterdir())
-    assert sum(one.stat().st_size for one in kept) <= 4500
+    assert sum(one.stat().st_size for one in kept) <= 20_000
     reasons = [one for one in kept if one.name.endswith(".reason.txt")]
     assert {one.read_text() for one in reasons} == {"is not wanted\n"}
 
@@ -184,7 +186,7 @@ def test_bytes_that_changed_on_disk_are_refused_by_their_hash(
 
 
 def test_an_event_that_was_evicted_is_not_offered(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
-    camera = make_camera(limit=8000)
+    camera = make_camera(limit=50_000)
     camera.add(*range(20))
     left = {one.id for one in camera.spool.offers()}
     hub = make_hub()
@@ -258,16 +260,16 @@ def test_a_disk_that_fails_for_a_while(
 ) -> None:
     """The journal cannot be written when `stored` comes: the thread lives, and the event ends later, once."""
     camera = make_camera()
-    append = Spool._append
+    append = Journal.append
     failures: list[int] = []
 
-    def full(spool: Spool, lines: str) -> None:
+    def full(journal: Journal, lines: Sequence[Line]) -> None:
         if not failures:
             failures.append(1)
             raise OSError(28, "No space left on device")
-        append(spool, lines)
+        append(journal, lines)
 
-    monkeypatch.setattr(Spool, "_append", full)
+    monkeypatch.setattr(Journal, "append", full)
     hub = make_hub()
     camera.add(1, 2)
     camera.wait_empty()

@@ -24,7 +24,7 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     assert settings.state_folder == tmp_path / "state"
     assert settings.capture.source == str(tmp_path / "pictures")
     assert (settings.mqtt.username, settings.mqtt.password_file) == ("site/cam-1", "")
-    assert settings.spool.limit_mb == 512
+    assert (settings.spool.limit_mb, settings.spool.keep_hours) == (512, 24.0)
 
 
 def test_relative_to_the_file_not_to_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +56,8 @@ def test_sources_that_are_no_files(tmp_path: Path, source: str) -> None:
         (HEAD + CAPTURE + 'raw = "bmp"\n', "$.capture.raw"),
         (HEAD + CAPTURE + "[triage]\nlow_score = 1.5\n", "$.triage.low_score"),
         (HEAD + CAPTURE + "[spool]\nlimit_mb = 0\n", "$.spool.limit_mb"),
+        (HEAD + CAPTURE + "[spool]\nkeep_hours = -0.5\n", "$.spool.keep_hours"),
+        (HEAD + CAPTURE + "[spool]\nkeep_hours = nan\n", "$.spool.keep_hours"),
         (HEAD + CAPTURE + "[mqtt]\nhots = 'x'\n", "unknown field `hots`"),
         (HEAD.replace("ab" * 32, "zz" * 32) + CAPTURE, "$.root_key"),
         (HEAD.replace("ab" * 32, "ab" * 32 + "\\n") + CAPTURE, "$.root_key"),
