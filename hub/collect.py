@@ -93,6 +93,11 @@ class Collector:
                 self._conclude(last)
         self._partials.do(self._receiver.spill(float("inf")))
 
+    @property
+    def boot(self) -> str:
+        """Under which id the hub shows life now."""
+        return self._boot
+
     def connected(self) -> None:
         """The broker has us (again). What cameras sent meanwhile is lost: a fresh boot id has them ask at once."""
         self._boot = boot_id()

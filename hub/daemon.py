@@ -28,7 +28,6 @@ from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
 from shared.errors import HoneError, MessageError, TrainError, UnknownCameraError
-from shared.ids import boot_id
 from shared.litert import Part
 from shared.manifest import ModelSpec
 from shared.messages import HubStatus, Reported, Status, Want, decode, encode
@@ -49,7 +48,6 @@ class Daemon:
         self._settings = settings
         self._store = store
         self._clock = clock
-        self._boot = boot_id()
         self._project = settings.project.name
         self._errors: Counter[str] = Counter()
         self._keys = keys.load(settings.state_folder / "keys")
@@ -261,7 +259,7 @@ class Daemon:
         """How the daemon is right now."""
         return HubState(
             broker=self._bus.online,
-            boot=self._boot,
+            boot=self._collector.boot,
             errors=dict(self._errors),
             up=self._bus.sent,
             down=self._bus.received,

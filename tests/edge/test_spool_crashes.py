@@ -52,7 +52,7 @@ class Disk:
         self.folder = folder
         self.limit = limit
         self.left: int | None = None  # calls until it dies
-        self.undo: list[Callable[[], None]] = []
+        self.undo: list[tuple[Path, Callable[[], None]]] = []  # whose name, and how
         self.synced = 0  # bytes of the journal
         self.full = 0  # calls that find the disk full before that
         self._real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
@@ -102,28 +102,34 @@ class Disk:
             if target == self.journal:
                 self.synced = synced
 
-        self.undo.append(undo)
+        self.undo.append((target, undo))
 
     def unlink(self, path: Any) -> None:
         self._step()
         data = Path(path).read_bytes() if os.path.exists(path) else None
         self._real["unlink"](path)
-        if data is not None and Path(path).parent == self.folder:
-            self.undo.append(lambda: None if os.path.exists(path) else (Path(path).write_bytes(data), None)[1])
+        if data is None or Path(path).parent != self.folder:
+            return
+
+        def undo() -> None:
+            if not os.path.exists(path):
+                Path(path).write_bytes(data)
+
+        self.undo.append((Path(path), undo))
 
     @property
     def journal(self) -> Path:
         return self.folder / "journal.jsonl"
 
-    def cut_power(self, chance: random.Random) -> None:
-        """Undo what was not synced, or some of it."""
-        for one in reversed(self.undo):
-            if chance.random() < 0.5:
-                one()
+    def cut_power(self, chance: random.Random | None = None) -> None:
+        """Undo all that was not synced, or by chance some of it."""
+        for _, undo in reversed(self.undo):
+            if chance is None or chance.random() < 0.5:
+                undo()
         self.undo.clear()
         size = self.journal.stat().st_size
         if size > self.synced:
-            os.truncate(self.journal, chance.randint(self.synced, size))
+            os.truncate(self.journal, chance.randint(self.synced, size) if chance else self.synced)
 
 
 def weigh(event: Event, data: bytes) -> int:
@@ -350,6 +356,87 @@ SpoolMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_against_a_model = SpoolMachine.TestCase
+
+
+def spool_on(disk: Disk, clock: FakeClock | None = None) -> Spool:
+    return Spool(disk.folder, limit=LIMIT, quarantine_limit=1 << 20, keep_s=KEEP_S, clock=clock or FakeClock())
+
+
+@pytest.mark.parametrize("calls", range(7))
+def test_a_power_cut_in_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Copies were deleted, and the new journal says nothing of them: so their names must be gone for good by then.
+
+    The worst order: the journal's new name is durable, and what was not synced before is not.
+    """
+    monkeypatch.setattr(edge.journal, "JOURNAL_LIMIT", 10)
+    disk, clock = Disk(tmp_path, LIMIT), FakeClock()
+    with disk.watched():
+        spool = spool_on(disk, clock)
+        spool.add(*event_of(1))
+        spool.stored([ident(1)])
+        clock.advance(KEEP_S)
+        if calls < 6:
+            dies(disk, calls, spool.sweep)
+        else:
+            assert spool.sweep() == 1
+        disk.undo = [(path, undo) for path, undo in disk.undo if path != disk.journal]
+        disk.cut_power()
+        state = spool_on(disk, clock).state()
+    assert (state.stored, state.left, state.spooled) == (1, 0, 1)
+
+
+def dies(disk: Disk, calls: int, work: Callable[[], object]) -> None:
+    """The process is killed; what it wrote stays, for now."""
+    disk.left = calls
+    with pytest.raises(Died):
+        work()
+    disk.left = None
+
+
+def test_a_kill_and_then_a_power_cut_while_refusing(tmp_path: Path) -> None:
+    """The line was written and not synced; a start acts on it; then it must not be lost."""
+    disk = Disk(tmp_path, LIMIT)
+    with disk.watched():
+        spool = spool_on(disk)
+        spool.add(*event_of(1))
+        dies(disk, 0, lambda: spool.refused(ident(1), "no"))
+        assert spool_on(disk).state().quarantined == 1
+        disk.cut_power()
+        state = spool_on(disk).state()
+    assert (state.quarantined, state.left, state.spooled) == (1, 0, 1)
+    assert (tmp_path / "quarantine" / f"{ident(1)}_IM.png").exists()
+
+
+def test_a_kill_and_then_a_power_cut_while_adding(tmp_path: Path) -> None:
+    """Both names were there, and not synced; a start takes the event for whole; then it must not be lost."""
+    disk = Disk(tmp_path, LIMIT)
+    with disk.watched():
+        spool = spool_on(disk)
+        dies(disk, 4, lambda: spool.add(*event_of(1)))
+        assert spool_on(disk).state().left == 1
+        disk.cut_power()
+        spool = spool_on(disk)
+        assert spool.state().left == spool.state().spooled == 1
+        assert spool.image(ident(1)) == event_of(1)[1]
+
+
+def test_names_that_became_durable_in_the_wrong_order(tmp_path: Path) -> None:
+    """The metadata is in place and the image not yet: `add` had not returned, so there is no event to lose."""
+    event, data = event_of(1)
+    (tmp_path / f"{event.id}_MD.json").write_bytes(encode(event))
+    (tmp_path / f"{event.id}_IM.png{TMP}").write_bytes(data)
+    state = spool_on(Disk(tmp_path, LIMIT)).state()
+    assert (state.spooled, state.torn, state.dropped) == (0, 0, 0)
+    assert not list(tmp_path.glob("*_*"))
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    """By a write that failed after it had reached the disk, and was done again."""
+    lines = [{"id": ident(1), "end": "stored"}] * 2 + [{"id": ident(1), "end": "dropped"}]
+    lines += [{"id": ident(2), "end": "recalled"}, {"id": ident(2), "end": "dropped"}]
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    state = spool_on(Disk(tmp_path, LIMIT)).state()
+    assert (state.stored, state.dropped, state.spooled) == (1, 1, 2)
 
 
 @pytest.mark.parametrize("cut", range(0, 1500, 61))

@@ -48,6 +48,8 @@ def test_against_sorting_all(steps: list[tuple[str, float, int]]) -> None:
             waiting.put(entry)
         elif step == "least":
             assert waiting.least(size, value) == expected(known, size, value)
+        assert waiting.least(30, 0.5) == expected(known, 30, 0.5)
+        assert waiting.least(1, 1.0) == expected(known, 1, 1.0)
         assert waiting.bytes == sum(one.bytes for one in known.values())
         assert {one.offer.id for one in waiting} == known.keys()
         assert len(waiting) == len(known)
