@@ -3,7 +3,7 @@
 import itertools
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
@@ -816,9 +816,8 @@ def test_credit_grows_for_those_who_have_something_to_send() -> None:
 SITE = CAMERA.partition("/")[0]
 CUT = 1024
 """Bytes of the chunks into which the spool's events are cut, where the link carries them."""
-ASK_S = FIRST_PATIENCE + 5.0
-"""Seconds between two questions for the image of a preview: a camera that cuts it otherwise says so after its patience,
-and would never come to that if the hub asked more often."""
+ASK_S = 5.0
+"""Seconds between two looks for previews whose image a hub wants."""
 
 
 @dataclass
@@ -958,6 +957,8 @@ class World:
         self.up = Line(self.chance, drop, repeat, shuffle)
         self.down = Line(self.chance, drop, repeat, shuffle)
         limits = TIGHT if self.chance.random() < 0.5 else WIDE
+        if previews:  # what is begun must outlive a camera's longest patience, or it is asked for in vain for ever
+            limits = replace(limits, partial_ttl_s=MAX_PATIENCE + 30)
         # camera
         self.images = {ident(i): image(seed + i, size) for i, size in enumerate(sizes)}
         self.values = {one: self.chance.random() for one in self.images}
@@ -1144,7 +1145,9 @@ class World:
                 self.down.put(Heard(hub.name, hub.retained), surely=hub.beats == 1)
         if hub.serves and self.now % ASK_S < self.STEP:
             hub.wanted |= {one for one in hub.previews if not self.faults or self.chance.random() < 0.2}
-            for one in sorted(hub.wanted):
+            for one in sorted(hub.wanted - {one for _, one in hub.receiver._partials}):
+                # Of those that it has begun it asks for nothing: a camera that cuts the image otherwise says so when
+                # it has lost its patience, and each new question would only calm it.
                 self.ask_for(hub, one)
 
     def ask_for(self, hub: Hub, one: str) -> None:
