@@ -18,10 +18,12 @@ from shared.transfer import (
     LOST_BEATS,
     MAX_PATIENCE,
     MAX_PAUSE,
+    SPILL_AFTER,
     Answer,
     Complete,
     Drop,
     Effect,
+    Keep,
     Limits,
     Offer,
     Problem,
@@ -555,6 +557,328 @@ def test_no_pause_is_longer_than_the_longest() -> None:
     assert next(now for now, _ in awake(sender, MAX_PAUSE - 5, MAX_PAUSE + 5)) == MAX_PAUSE
 
 
+# ------------------------------------------------------------------------------------ camera: hubs, and their room
+
+
+def status(number: int, *, name: str = "", **fields: object) -> HubStatus:
+    return HubStatus(online=True, beat=number, **{"boot": f"boot-{name}1", **fields})  # type: ignore[arg-type]
+
+
+def living(sender: Sender, now: float = 0.0, *, name: str = "hub", **fields: object) -> None:
+    """Two beats of a hub, one after the other."""
+    sender.hub(status(1, name=name, **fields), now, retained=True, name=name)
+    sender.hub(status(2, name=name, **fields), now, retained=False, name=name)
+
+
+def sited(*offers: Offer, site: str = "north") -> Sender:
+    sender = Sender(site)
+    for one in offers:
+        sender.add(one)
+    sender.connected()
+    return sender
+
+
+@pytest.mark.parametrize(
+    ("site", "serves", "sends"),
+    [
+        ("north", ["north"], True),
+        ("north", ["south", "north"], True),
+        ("north", [], True),
+        ("north", ["south"], False),
+        ("", ["south"], True),
+    ],
+)
+def test_only_a_hub_that_serves_the_site_counts(site: str, serves: list[str], sends: bool) -> None:
+    sender = sited(offer(A), site=site)
+    living(sender, sites=serves, credit=10_000)
+    assert sender.hub_lives(0) == sends
+    assert take(sender, 0) == (whole(A) if sends else [])
+
+
+def test_another_hub_takes_the_site_over() -> None:
+    """The first one dies without a word; what was on its way is asked for at the second one."""
+    sender = sited(offer(A), offer(B))
+    living(sender, name="one", sites=["north"], credit=1000)
+    living(sender, name="two", sites=["south"], credit=9)
+    assert taken(sender, 0) == whole(A)
+    sender.hub(status(9, name="two", sites=["south", "north"], credit=5000), 100, retained=False, name="two")
+    assert taken(sender, 100) == [SendEvent(A, follows=False), *whole(B)]
+
+
+def test_a_hub_that_gives_the_site_away_is_sent_nothing_more() -> None:
+    sender = sited(offer(A))
+    living(sender, sites=["north"], credit=10_000)
+    sender.hub(status(3, sites=["south"]), 1, retained=False)
+    assert not sender.hub_lives(1)
+    assert take(sender, 1) == []
+
+
+def test_one_living_hub_is_enough() -> None:
+    sender = sited(offer(A))
+    living(sender, name="one", credit=10_000)
+    living(sender, name="two", credit=10_000)
+    for second in range(20):
+        sender.hub(status(10 + second, name="two", credit=10_000), second, retained=False, name="two")
+    assert sender.hub_lives(19)
+    sender.hub(HubStatus(online=False), 19, retained=False, name="two")
+    assert not sender.hub_lives(19)
+
+
+def test_a_hub_whose_disk_is_full_is_sent_nothing_until_it_accepts() -> None:
+    """Paused by `accepts`, with one on its way; then all goes on where it was."""
+    sender = sited(offer(A, value=1), offer(B))
+    living(sender, credit=1500)
+    assert [sender.next(0) for _ in range(3)] == whole(A)[:3]
+    for second in range(1, 300):
+        sender.hub(status(2 + second, accepts=False), second, retained=False)
+        assert take(sender, second) == [], "not even a question"
+    assert sender.hub_lives(299)
+    sender.hub(status(500, credit=1500), 300, retained=False)
+    assert take(sender, 300) == [SendEvent(A, follows=False)]
+    sender.reply(Reply(resend={A: [(2, 3)]}), 300)
+    assert take(sender, 300) == [SendChunk(A, 2), SendChunk(A, 3)]
+    sender.reply(Reply(stored=[A]), 301)
+    assert take(sender, 301) == whole(B)
+
+
+def test_a_camera_that_comes_to_a_full_hub_waits() -> None:
+    sender = sited(offer(A))
+    living(sender, credit=10_000, accepts=False)
+    assert take(sender, 0) == []
+    sender.hub(status(3, credit=10_000), 2, retained=False)
+    assert take(sender, 2) == whole(A)
+
+
+def test_a_blocked_hub_that_beats_gets_its_credit_and_then_only_questions_ever_more_rarely() -> None:
+    """It beats and stores nothing, and says nothing. Then it comes to life."""
+    offers = [offer(ident(n), value=1 - n / 100) for n in range(20)]
+    sender = online(*offers, credit=3500)
+    sent = [(0.0, one) for one in taken(sender, 0)] + awake(sender, 1, 900)
+    offered = {one.id for _, one in sent}
+    assert offered == {ident(0), ident(1), ident(2)}
+    assert sender.outstanding == 3000
+    asked = [now for now, one in sent if one == SendEvent(ident(0), follows=False)]
+    gaps = [b - a for a, b in itertools.pairwise(asked)]
+    assert gaps == sorted(gaps)
+    assert len(asked) <= 12
+    assert not [one for now, one in sent if now and isinstance(one, SendChunk)], "only questions"
+    done: list[str] = []
+    number = 10_000
+    while not sender.idle:
+        number += 1
+        sender.hub(beat(number), number, retained=False)
+        fresh = [one.id for one in taken(sender, number) if isinstance(one, SendEvent)]
+        done += [one for one in fresh if one not in done]
+        sender.reply(Reply(stored=done), number)
+        assert number < 10_000 + 2 * MAX_PATIENCE
+
+
+def test_a_blocked_hub_that_does_not_beat_gets_no_questions_either() -> None:
+    sender = online(offer(A), offer(B), credit=1500)
+    assert taken(sender, 0) == whole(A)
+    for second in range(1, 1000):
+        assert take(sender, second) == []
+    assert sender.outstanding == 1000
+    sender.hub(beat(3), 1000, retained=False)
+    assert taken(sender, 1000) == [SendEvent(A, follows=False)]
+
+
+@pytest.mark.parametrize(("pace", "first"), [(1000, FIRST_PATIENCE), (200, 20.0), (40, 100.0), (10, MAX_PATIENCE)])
+def test_patience_with_a_slow_hub_grows_with_the_measured_pace(pace: int, first: float) -> None:
+    """pace: bytes a second that the hub stored before; four times what all on its way took is silence."""
+    sender = online(offer(A, value=2), offer(B, value=1), credit=1000)
+    assert taken(sender, 0) == whole(A)
+    took = 1000 / pace
+    sender.hub(beat(3), took, retained=False)
+    sender.reply(Reply(stored=[A]), took)
+    assert taken(sender, took) == whole(B)
+    asked = [now - took for now, _ in awake(sender, took, took + 2 * MAX_PATIENCE)]
+    assert first <= asked[0] <= first + 2
+
+
+# ------------------------------------------------------------------------------------ camera: the first credit
+
+
+def test_the_status_names_the_first_credit() -> None:
+    sender = sited(offer(A, value=3), offer(B, value=2), offer(C, value=1))
+    living(sender, credit=2000)
+    assert take(sender, 0) == [*whole(A), *whole(B)], "not a question is asked"
+
+
+def test_a_lost_credit_is_made_good_by_the_next_status() -> None:
+    """The reply with the larger credit was lost; what the hub says in its status is less, and enough to go on with."""
+    sender = sited(offer(A, value=3), offer(B, value=2), offer(C, value=1))
+    sender.hub(status(1), 0, retained=True)
+    sender.hub(status(2), 0, retained=False)
+    assert taken(sender, 0) == [SendEvent(A, follows=False)], "an old hub, whose status names none"
+    sender.hub(status(3, credit=2000), 2, retained=False)
+    assert taken(sender, 2) == whole(B)
+    sender.hub(status(4, credit=9000), 4, retained=False)
+    assert taken(sender, 4) == [], "the first credit counts until a reply names another one, and once"
+    sender.reply(Reply(credit=3000), 5)
+    assert taken(sender, 5) == whole(C)
+
+
+def test_after_a_reconnect_the_status_counts_anew() -> None:
+    """What was granted before may be more than there is for each of those who come back at once."""
+    sender = sited(*(offer(ident(n)) for n in range(5)))
+    living(sender, credit=1000)
+    sender.reply(Reply(credit=5000), 0)
+    sender.disconnected()
+    sender.connected()
+    living(sender, 1, credit=2000)
+    sender.hub(status(3, credit=2000), 1, retained=False)
+    assert taken(sender, 1) == [*whole(ident(0)), *whole(ident(1))]
+
+
+# ------------------------------------------------------------------------------------ camera: the cut
+
+
+@pytest.mark.parametrize(("attach", "size", "attached"), [(0, 100, False), (255, 256, False), (256, 256, True)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_first_chunk_goes_with_the_event_where_the_hub_takes_it(
+    attach: int, size: int, attached: bool, more: int
+) -> None:
+    size = size + more * CHUNK  # one chunk more
+    sender = sited(offer(A, size))
+    living(sender, credit=10_000, attach=attach)
+    rest = [SendChunk(A, at) for at in range(chunk_count(size, CHUNK))]
+    first = min(size, CHUNK) <= attach
+    assert take(sender, 0) == [SendEvent(A, follows=True, attached=first), *rest[first:]]
+    if not more:
+        assert first == attached
+
+
+def test_a_question_never_carries_a_chunk() -> None:
+    sender = sited(offer(A))
+    living(sender, credit=10_000, attach=1 << 20)
+    assert take(sender, 0)[0] == SendEvent(A, follows=True, attached=True)
+    sender.reply(Reply(pause_ms=0), 0)
+    assert take(sender, 0) == [SendEvent(A, follows=False)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "own", "cut"),
+    [
+        (1 << 20, 100_000, 65536, 65536),
+        (65536, 100_000, 65536, 65536),
+        (65535, 100_000, 65536, 50_000),  # two pieces, as equal as can be
+        (8192, 100_000, 65536, 7693),  # thirteen
+        (8192, 8192, 65536, 65536),  # it fits as it is
+        (1, 100_000, 65536, 256),
+        (1, 10, 65536, 256),
+        (300, 300, 256, 256),
+    ],
+)
+def test_an_upload_is_cut_to_what_the_link_carries(limit: int, size: int, own: int, cut: int) -> None:
+    sender = sited(Offer(A, size, own, 0.5))
+    sender.chunk_limit = limit
+    living(sender, credit=10**9)
+    sent = take(sender, 0)
+    assert sender.chunk_size(A) == cut
+    assert sent == [SendEvent(A, follows=True), *(SendChunk(A, at) for at in range(chunk_count(size, cut)))]
+
+
+@pytest.mark.parametrize(("limit", "cut"), [(5000, 8192), (4097, 4096), (4096, 4096), (1 << 20, 65536)])
+def test_a_question_cuts_anew_when_the_link_is_far_from_what_it_was(limit: int, cut: int) -> None:
+    sender = sited(Offer(A, 65536, 65536, 0.5))
+    sender.chunk_limit = 8192
+    living(sender, credit=10**9)
+    take(sender, 0)
+    sender.chunk_limit = limit
+    sender.reply(Reply(resend={A: [(0, 0)]}), 0)
+    assert take(sender, 0) == [SendChunk(A, 0)]
+    assert sender.chunk_size(A) == 8192, "never without telling the hub"
+    sender.reply(Reply(pause_ms=0), 0)
+    assert take(sender, 0) == [SendEvent(A, follows=False)]
+    assert sender.chunk_size(A) == cut
+    sender.reply(Reply(resend={A: [(0, 10**6)]}), 0)
+    assert len(take(sender, 0)) == chunk_count(65536, cut)
+
+
+# ------------------------------------------------------------------------------------ camera: previews
+
+
+def preview(one: str, size: int = 1000, value: float = 0.5) -> Offer:
+    return Offer(one, size, CHUNK, value, held=True)
+
+
+def test_a_preview_is_offered_and_the_image_stays() -> None:
+    sender = online(preview(A), credit=100_000)
+    assert taken(sender, 0) == [SendEvent(A, follows=False, held=True)]
+    sender.reply(Reply(noted=[A]), 0)
+    assert sender.outstanding == 0
+    assert awake(sender, 0, 1000) == []
+    assert not sender.idle
+
+
+def test_an_image_that_is_asked_for_is_sent_and_is_a_preview_no_more() -> None:
+    sender = online(preview(A), credit=100_000)
+    take(sender, 0)
+    sender.reply(Reply(noted=[A]), 0)
+    sender.reply(Reply(resend={A: [(0, 3)]}), 5)
+    assert taken(sender, 5) == whole(A)[1:]
+    assert sender.outstanding == 1000
+    assert [one for _, one in awake(sender, 6, 17)] == [SendEvent(A, follows=False)], "asked for as any other"
+    sender.reply(Reply(stored=[A]), 20)
+    assert sender.idle
+    assert sender.outstanding == 0
+
+
+def test_an_image_that_is_asked_for_at_once_needs_no_note() -> None:
+    sender = online(preview(A), credit=100_000)
+    take(sender, 0)
+    sender.reply(Reply(resend={A: [(0, 3)]}), 0)
+    sender.reply(Reply(noted=[A]), 0)  # overtaken
+    assert take(sender, 0) == whole(A)[1:]
+    assert sender.outstanding == 1000
+
+
+def test_a_lost_note_is_asked_for_again() -> None:
+    sender = online(preview(A), credit=100_000)
+    taken(sender, 0)
+    asked = [one for _, one in awake(sender, 1, 12)]
+    assert asked == [SendEvent(A, follows=False, held=True)]
+
+
+def test_held_images_survive_reconnects_and_restarts_of_the_hub_without_a_word() -> None:
+    sender = online(preview(A), credit=100_000)
+    take(sender, 0)
+    sender.reply(Reply(noted=[A]), 0)
+    sender.disconnected()
+    sender.connected()
+    living(sender, 1, boot="boot-2")
+    assert take(sender, 1) == []
+
+
+def test_a_hub_that_lost_what_it_knew_is_offered_previews_again() -> None:
+    sender = online(preview(A, value=0.9), preview(B), offer(C, value=0.1), credit=100_000)
+    take(sender, 0)
+    sender.reply(Reply(noted=[A, B], stored=[C]), 0)
+    sender.reply(Reply(resend={B: [(0, 3)]}), 0)
+    take(sender, 0)
+    sender.renew()
+    assert take(sender, 1) == [SendEvent(A, follows=False, held=True)], "what is on its way is not held"
+    sender.renew()
+    assert take(sender, 1) == []
+
+
+def test_a_held_image_that_left_the_spool_is_unknown() -> None:
+    sender = online(preview(A), preview(B), credit=100_000)
+    take(sender, 0)
+    sender.reply(Reply(noted=[A, B]), 0)
+    sender.remove(A)
+    assert sender.unknown(Reply(resend={A: [(0, 0)], B: [(0, 0)]})) == [A]
+
+
+def test_previews_count_little_in_the_credit() -> None:
+    sender = online(*(preview(ident(n), size=1 << 20) for n in range(10)), credit=3 * 8192)
+    assert len(take(sender, 0)) == 3
+    assert sender.outstanding == 3 * 8192
+    sender.reply(Reply(noted=[ident(0)]), 0)
+    assert len(take(sender, 0)) == 1
+
+
 # ------------------------------------------------------------------------------------ hub: rows of the table
 
 
@@ -809,6 +1133,188 @@ def test_credit_grows_for_those_who_have_something_to_send() -> None:
     assert credits(receiver.durable(names[0], [A])) == [250], "four share"
     receiver.tick(3.0 + ACTIVE_FOR)
     assert credits(receiver.durable(names[0], [A])) == [400], "the others have nothing more"
+
+
+# ------------------------------------------------------------------------------------ hub: the first chunk, the cut
+
+
+def test_an_event_with_its_only_chunk_is_complete() -> None:
+    data = image(1, 200)
+    assert greeted().event(CAMERA, event(A, data), None, 0, data) == [Complete(CAMERA, event(A, data), data)]
+
+
+def test_an_event_with_its_first_chunk_waits_for_the_others() -> None:
+    receiver = greeted()
+    data = image(1)
+    assert receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK]) == []
+    assert receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK]) == [], "repeated on the way"
+    assert give(receiver, A, data, [1, 2, 3]) == [Complete(CAMERA, event(A, data), data)]
+
+
+def test_an_event_of_which_only_the_first_chunk_was_missing() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    give(receiver, A, data, [1, 2, 3])
+    assert receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK]) == [Complete(CAMERA, event(A, data), data)]
+
+
+def test_a_first_chunk_of_what_is_stored_or_too_large_changes_nothing() -> None:
+    receiver = greeted(Limits(image_bytes=500))
+    small, large = image(1, 200), image(2, 501)
+    assert replies(receiver.event(CAMERA, event(A, small), sha256_hex(small), 0, small)) == [Reply(stored=[A])]
+    assert B in replies(receiver.event(CAMERA, event(B, large), None, 0, large[:CHUNK]))[0].refuse
+    assert receiver.partial_bytes == 0
+
+
+@given(
+    size=st.integers(1, 3000),
+    old=st.integers(256, 1500),
+    new=st.integers(256, 1500),
+    came=st.sets(st.integers(0, 11)),
+)
+def test_of_an_image_that_is_cut_otherwise_what_is_covered_is_kept(
+    size: int, old: int, new: int, came: set[int]
+) -> None:
+    receiver = greeted()
+    data = image(1, size)
+    first = event(A, data, chunk_size=old, follows=False)
+    receiver.event(CAMERA, first, None, 0)
+    olds = list(chunks(data, old))
+    came = {at for at in came if at < len(olds)}
+    if len(came) == len(olds):
+        came.discard(0)
+    for at in came:
+        receiver.chunk(CAMERA, A, at, olds[at], 0)
+    second = event(A, data, chunk_size=new, follows=False)
+    effects = receiver.event(CAMERA, second, None, 0)
+    there = {byte for at in came for byte in range(at * old, min(size, (at + 1) * old))}
+    news = list(chunks(data, new))
+    missing = [at for at in range(len(news)) if not set(range(at * new, min(size, (at + 1) * new))) <= there]
+    assert replies(effects)[0].resend == {A: to_ranges(missing)}
+    made = [one for at in missing for one in receiver.chunk(CAMERA, A, at, news[at], 0) if isinstance(one, Complete)]
+    assert [one.data for one in made] == [data]
+    assert receiver.partial_bytes == size
+
+
+def test_a_cut_that_is_covered_whole_completes_the_image() -> None:
+    """A chunk with a wrong length was the last one: the cut that covers all of it needs no more."""
+    receiver = greeted()
+    data = image(1)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    give(receiver, A, data, [0, 1, 2])
+    receiver.restore("site/cam-2", event(A, data), dict(enumerate(chunks(data, CHUNK))), 0)
+    again = event(A, data, chunk_size=512, follows=False)
+    assert receiver.event("site/cam-2", again, None, 0) == [Complete("site/cam-2", again, data)]
+
+
+# ------------------------------------------------------------------------------------ hub: spilled to disk
+
+
+def kept(work: list[Keep | Drop]) -> list[tuple[str, list[int]]]:
+    return [(one.event.id, sorted(one.chunks)) for one in work if isinstance(one, Keep)]
+
+
+def test_what_is_unfinished_for_long_is_put_on_disk_chunk_by_chunk() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.event(CAMERA, event(A, data), None, 10)
+    give(receiver, A, data, [0, 2], now=10)
+    assert receiver.spill(10 + SPILL_AFTER - 0.1) == []
+    [keep] = receiver.spill(10 + SPILL_AFTER)
+    assert keep == Keep(CAMERA, event(A, data), {0: data[:CHUNK], 2: data[2 * CHUNK : 3 * CHUNK]})
+    assert receiver.spill(30) == [], "nothing new"
+    give(receiver, A, data, [0, 1], now=30)
+    assert kept(receiver.spill(30)) == [(A, [1])]
+    assert [type(one) for one in give(receiver, A, data, [3], now=31)] == [Complete]
+    assert receiver.spill(40) == [], "not before it is durable"
+    receiver.durable(CAMERA, [A])
+    assert receiver.spill(40) == [Drop(CAMERA, A)]
+    assert receiver.spill(50) == []
+
+
+def test_what_is_quickly_done_never_touches_the_disk() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    give(receiver, A, data)
+    receiver.durable(CAMERA, [A])
+    assert receiver.spill(float("inf")) == []
+
+
+def test_what_is_cut_otherwise_is_put_on_disk_anew() -> None:
+    receiver = greeted()
+    data = image(1, 1000)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    give(receiver, A, data, [0, 1])
+    assert kept(receiver.spill(9)) == [(A, [0, 1])]
+    again = event(A, data, chunk_size=512, follows=False)
+    receiver.event(CAMERA, again, None, 9)
+    assert receiver.spill(9) == [Keep(CAMERA, again, {0: data[:512]})]
+
+
+@pytest.mark.parametrize("end", ["expired", "refused", "spoilt"])
+def test_what_ends_unfinished_leaves_the_disk(end: str) -> None:
+    receiver = greeted()
+    data, bad = image(1), image(2)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    give(receiver, A, bad, [0, 1])
+    receiver.spill(9)
+    if end == "expired":
+        receiver.tick(1000)
+    else:
+        give(receiver, A, bad, [2, 3], now=10)
+        if end == "refused":
+            give(receiver, A, bad, now=10)
+    assert receiver.spill(1000) == [Drop(CAMERA, A)]
+
+
+def test_what_was_on_disk_when_the_hub_started_need_not_be_sent_again() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.restore(CAMERA, event(A, data), {0: data[:CHUNK], 3: data[3 * CHUNK :], 9: b"none of it"}, 0)
+    assert receiver.partial_bytes == len(data)
+    effects = receiver.event(CAMERA, event(A, data, follows=False), None, 1)
+    assert replies(effects)[0].resend == {A: [(1, 2)]}
+    assert give(receiver, A, data, [1, 2], now=2) == [Complete(CAMERA, event(A, data), data)]
+    receiver.durable(CAMERA, [A])
+    assert receiver.spill(3) == [Drop(CAMERA, A)]
+
+
+def test_what_was_on_disk_and_is_damaged_is_sent_again() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.restore(CAMERA, event(A, data), {0: bytes(CHUNK)}, 0)
+    effects = give(receiver, A, data, [1, 2, 3])
+    assert isinstance(problems(effects)[0], HashMismatchError)
+    assert replies(effects)[0].resend == {A: [(0, 3)]}
+    assert isinstance(give(receiver, A, data)[0], Complete)
+
+
+def test_no_more_is_restored_than_there_is_room_for() -> None:
+    receiver = greeted(Limits(partial_bytes=1500))
+    for one in (A, B):
+        receiver.restore(CAMERA, event(one, image(1, 1000)), {}, 0)
+    assert receiver.partial_bytes == 1000
+    receiver.restore(CAMERA, event(A, image(1, 1000)), {0: image(1, 1000)[:CHUNK]}, 0)
+    assert receiver.partial_bytes == 1000, "what is there already stays as it is"
+
+
+# ------------------------------------------------------------------------------------ hub: room on the disk
+
+
+def test_with_a_full_disk_what_was_begun_goes_on_and_nothing_else_begins() -> None:
+    receiver = greeted()
+    data = image(1)
+    receiver.event(CAMERA, event(A, data), None, 0)
+    receiver.accepts = False
+    paused = replies(receiver.event(CAMERA, event(B, data), None, 0))
+    assert [one.pause_ms for one in paused] == [2000]
+    assert receiver.partial_bytes == len(data)
+    assert replies(receiver.event(CAMERA, event(C, data), sha256_hex(data), 0)) == [Reply(stored=[C])]
+    assert isinstance(give(receiver, A, data)[0], Complete)
+    receiver.accepts = True
+    assert receiver.event(CAMERA, event(B, data), None, 0) == []
 
 
 # ------------------------------------------------------------------------------------ the pair, on a bad line
