@@ -841,6 +841,16 @@ def test_a_lost_note_is_asked_for_again() -> None:
     assert asked == [SendEvent(A, follows=False, held=True)]
 
 
+def test_a_note_from_before_the_loss_waits_for_the_new_question() -> None:
+    """It may be the word of a hub that is gone, to one that took its place and knows nothing of the preview."""
+    sender = online(preview(A), credit=100_000)
+    take(sender, 0)
+    sender.hub(beat(1, boot="boot-2"), 0, retained=False)
+    sender.hub(beat(2, boot="boot-2"), 0, retained=False)
+    sender.reply(Reply(noted=[A]), 0)
+    assert take(sender, 0) == [SendEvent(A, follows=False, held=True)]
+
+
 def test_held_images_survive_reconnects_and_restarts_of_the_hub_without_a_word() -> None:
     sender = online(preview(A), credit=100_000)
     take(sender, 0)
