@@ -328,7 +328,7 @@ class Sender:
 
     def _note(self, event_id: str) -> None:
         upload = self._uploads.get(event_id)
-        if upload is not None and upload.held and upload.step in (_Step.ASKED, _Step.TO_ASK):
+        if upload is not None and upload.held and upload.step is _Step.ASKED:
             self._rest(event_id)
             upload.step, upload.flying = _Step.HELD, 0
 
