@@ -21,7 +21,7 @@ from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.files import write_atomic
-from shared.messages import Gone, HubStatus, Reply, encode, encode_attached
+from shared.messages import MAX_GONE, Gone, HubStatus, Reply, encode, encode_attached
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,9 @@ class Sending:
         self._link.broke()
 
     def _take_reply(self, reply: Reply) -> None:
-        if strangers := self._sender.unknown(reply):
-            self._bus.publish(topics.gone(self._camera), encode(Gone(ids=strangers)))
+        strangers = self._sender.unknown(reply)
+        for begin in range(0, len(strangers), MAX_GONE):
+            self._bus.publish(topics.gone(self._camera), encode(Gone(ids=strangers[begin : begin + MAX_GONE])))
         stored, refused = self._sender.reply(reply, self._now())
         for event_id in stored:
             self._ended.put((event_id, ""))

@@ -15,6 +15,9 @@ from shared.errors import MessageError
 MAX_JSON = 256 * 1024
 """No JSON message is longer (bytes)."""
 
+MAX_GONE = 1000
+"""Most ids in one `Gone`."""
+
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 EventId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -113,7 +116,7 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
 class Gone(Message, frozen=True, kw_only=True):
     """`C/gone`: held images that the camera had to let go, or never had: their previews are all there will be."""
 
-    ids: Annotated[list[EventId], Meta(max_length=1000)]
+    ids: Annotated[list[EventId], Meta(max_length=MAX_GONE)]
 
 
 class Want(Message, frozen=True, kw_only=True):

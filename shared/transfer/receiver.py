@@ -164,8 +164,9 @@ class Receiver:
             return []
         if partial.event.chunk_size != event.chunk_size:
             partial.cut(event)
-        if first is not None:
-            return self.chunk(camera, event.id, 0, first, now)
+        effects = self.chunk(camera, event.id, 0, first, now) if first is not None else []
+        if partial.complete or effects:
+            return effects
         if not partial.missing:
             return self._finish(camera, partial)
         return [self._answer(camera, {"resend": {event.id: partial.holes()}})]

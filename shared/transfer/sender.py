@@ -71,6 +71,7 @@ class _Upload:
     chunk_size: int
     held: bool
     step: _Step = _Step.WAITING
+    first_pass: bool = False  # the chunks follow unasked, and the hub may have some of an earlier life of ours
     todo: list[int] = field(default_factory=list)  # chunk indices still to send, the next one last
     flying: int = 0  # messages that the broker has not acknowledged
     touched: float = 0.0  # when the broker, or the hub, last moved it
@@ -243,6 +244,7 @@ class Sender:
         if self._asking:
             upload = self._uploads[next(iter(self._asking))]
             self._go(upload, _Step.ASKED)
+            upload.first_pass = False
             upload.todo.clear()
             cut = self._chunk_for(upload.offer)
             if cut * 2 <= upload.chunk_size or cut >= upload.chunk_size * 2:
@@ -298,6 +300,7 @@ class Sender:
         first = min(upload.offer.size, upload.chunk_size)
         attached = first <= hub.attach
         upload.todo = list(range(upload.chunks - 1, 0 if attached else -1, -1))
+        upload.first_pass = True
         self._go(upload, _Step.SENDING if upload.todo else _Step.SENT)
         return self._event(upload, now, follows=True, attached=attached)
 
@@ -336,7 +339,14 @@ class Sender:
         upload = self._uploads.get(event_id)
         if upload is None or upload.step in (_Step.WAITING, _Step.TO_ASK):
             return
-        upload.todo = sorted({*upload.todo, *indices_in(missing, upload.chunks)}, reverse=True)
+        wanted = indices_in(missing, upload.chunks)
+        if upload.first_pass and upload.step is _Step.SENDING:
+            upload.todo = [one for one in upload.todo if one in wanted]
+            upload.touched = now
+            if not upload.todo:
+                self._go(upload, _Step.SENT)
+            return
+        upload.todo = sorted({*upload.todo, *wanted}, reverse=True)
         upload.touched, upload.patience = now, FIRST_PATIENCE
         if not upload.todo:
             return

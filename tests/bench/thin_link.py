@@ -42,7 +42,7 @@ from shared.clock import SystemClock
 from shared.errors import MessageError
 from shared.files import sha256_hex
 from shared.ids import event_id
-from shared.messages import Event, Reply, decode
+from shared.messages import Event, Reply, decode, split_attached
 from shared.mqtt import PahoBus
 from shared.topics import CameraTopic, ChunkTopic
 from tests.bench.ingest import CAMERA, run_hub
@@ -195,7 +195,11 @@ class Witness:
             case ChunkTopic(event=one, index=index):
                 self.chunks.append((now, one, index, len(message.payload)))
             case CameraTopic(leaf="event"):
-                self.events.append((now, decode(message.payload, Event)))
+                text, first = split_attached(message.payload)
+                event = decode(text, Event)
+                self.events.append((now, event))
+                if first is not None:
+                    self.chunks.append((now, event.id, 0, len(first)))
 
     def again(self, cuts):
         """(events asked for again though all their chunks were there, chunks that came again), as no cut explains them.

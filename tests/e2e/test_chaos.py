@@ -71,6 +71,7 @@ class Disks:
         self.book.touch()
         self.database = sqlite3.connect(self.hub / "hone.db")
         self.database.execute("CREATE TABLE image (camera TEXT, event_id TEXT, sha256 TEXT)")
+        self.database.execute('CREATE TABLE blob (sha256 TEXT, segment TEXT, "offset" INTEGER, size INTEGER)')
         self.serials = itertools.count(1)
 
     def spooled(self, *, seen=True, serial=None):

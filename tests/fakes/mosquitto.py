@@ -21,6 +21,12 @@ class Mosquitto:
         )
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         assert self._process is None

@@ -101,6 +101,8 @@ password_file = "broker/clear/hub"
 port = 0
 [retrain]
 every_labels = 0
+[collect]
+free_mb = 8
 [rollout]
 canary = 0
 soak_s = 0

@@ -3,9 +3,10 @@
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shared.files import sha256_hex
 from tests.bench.plant import ledger, pictures
@@ -73,16 +74,28 @@ class _Hub:
     bad: list[Key] = field(default_factory=list)
 
 
+def _in_segment(folder: Path, place: Sequence[Any] | None) -> bytes:
+    """The bytes at a row of the table `blob`; none where the segment is not there, or too short."""
+    if place is None or not (path := folder / "segments" / place[0]).is_file():
+        return b""
+    with open(path, "rb") as file:
+        file.seek(place[1])
+        return file.read(place[2])
+
+
 def _read_hub(folder: Path) -> _Hub:
     database = sqlite3.connect(folder / "hone.db")
     try:
         rows = database.execute("SELECT camera, event_id, sha256 FROM image WHERE camera != ''").fetchall()
+        places = {
+            sha256: place for sha256, *place in database.execute('SELECT sha256, segment, "offset", size FROM blob')
+        }
     finally:
         database.close()
     hub = _Hub()
     for camera, event, sha256 in rows:
         path = folder / "blobs" / sha256[:2] / sha256
-        data = path.read_bytes() if path.is_file() else b""
+        data = path.read_bytes() if path.is_file() else _in_segment(folder, places.get(sha256))
         if sha256_hex(data) == sha256:
             mark = pictures.read(data)
             hub.rows[camera, event] = sha256, mark
