@@ -4,9 +4,9 @@
 
 Ours: a spool with a backlog -> the sending thread -> mosquitto -> the collector -> segments and rows, fsync on, until
 `stored` of the last one is in the camera's journal. Settings are the defaults: so the camera keeps its copies for a
-day, and deleting them is no part of the time. Raw: one paho client publishes the same bytes in the same chunks at QoS
-1, with 20 messages in flight, to mosquitto, and another receives them; nothing is stored. Sender, receiver and broker are
-processes of their own; both ways alternate in one run.
+day, and deleting them is no part of the time. Raw: one paho client publishes the same bytes in the same chunks at
+QoS 1, with 20 messages in flight, to mosquitto, and another receives them; nothing is stored. Sender, receiver and
+broker are processes of their own; both ways alternate in one run.
 
 Prints the median throughput and its spread for each size, and what CPU time each process took for a megabyte, so that
 it can be seen where the time goes. The last line is one JSON object: ratios ours / raw of the medians, images a second

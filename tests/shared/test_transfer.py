@@ -226,10 +226,31 @@ def test_resend_sends_the_chunks_asked_for(before: str) -> None:
 
 
 def test_resend_while_sending_adds_to_what_is_left() -> None:
-    sender = online(offer(A), credit=10_000)
-    assert [sender.next(0) for _ in range(3)] == whole(A)[:3]
+    sender = online(offer(A))
+    assert sender.next(0) == SendEvent(A, follows=False)
+    sender.reply(Reply(resend={A: [(0, 3)]}, credit=10_000), 0)
+    assert [sender.next(0) for _ in range(2)] == [SendChunk(A, 0), SendChunk(A, 1)]
     sender.reply(Reply(resend={A: [(0, 0), (2, 2)]}), 0)
     assert take(sender, 0) == [SendChunk(A, 0), SendChunk(A, 2), SendChunk(A, 3)]
+
+
+def test_a_hub_that_has_a_part_from_before_spares_the_rest_of_the_first_pass() -> None:
+    """The camera restarted: it sends unasked, and the hub says at once what it lacks."""
+    sender = online(offer(A), credit=10_000)
+    assert [sender.next(0) for _ in range(2)] == whole(A)[:2]
+    sender.reply(Reply(resend={A: [(0, 0), (3, 3)]}), 0)
+    assert take(sender, 0) == [SendChunk(A, 3)], "0 is on its way, 1 and 2 are there"
+    sender.reply(Reply(resend={A: [(0, 0)]}), 0)
+    assert take(sender, 0) == [SendChunk(A, 0)], "it was lost after all"
+
+
+def test_a_hub_that_has_all_the_rest_ends_the_first_pass() -> None:
+    sender = online(offer(A), credit=10_000)
+    assert [sender.next(0) for _ in range(2)] == whole(A)[:2]
+    sender.reply(Reply(resend={A: [(0, 0)]}), 0)
+    assert take(sender, 0) == []
+    sender.reply(Reply(stored=[A]), 0)
+    assert sender.idle
 
 
 @pytest.mark.parametrize("cause", ["reconnect", "boot"])
@@ -1157,7 +1178,8 @@ def test_an_event_with_its_first_chunk_waits_for_the_others() -> None:
     receiver = greeted()
     data = image(1)
     assert receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK]) == []
-    assert receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK]) == [], "repeated on the way"
+    repeated = receiver.event(CAMERA, event(A, data), None, 0, data[:CHUNK])
+    assert replies(repeated) == [Reply(resend={A: [(1, 3)]})], "to a camera that has begun anew it tells what is there"
     assert give(receiver, A, data, [1, 2, 3]) == [Complete(CAMERA, event(A, data), data)]
 
 
