@@ -149,8 +149,12 @@ class Book:
                 name = "chunk: topic, header"
             elif packet.payload:
                 body = len(packet.payload)
-                sizes[way, f"{name}: JSON"] += body
+                _, first = split_attached(packet.payload) if name == "event" else (packet.payload, None)
+                sizes[way, f"{name}: JSON"] += body - len(first or b"")
                 counts[way, f"{name}: JSON"] += 1
+                if first is not None:
+                    sizes[way, "chunk: image"] += len(first)
+                    counts[way, "chunk: image"] += 1
                 name = f"{name}: topic, header"
             sizes[way, name] += packet.size - body
             counts[way, name] += 1
@@ -195,7 +199,7 @@ class Witness:
             case ChunkTopic(event=one, index=index):
                 self.chunks.append((now, one, index, len(message.payload)))
             case CameraTopic(leaf="event"):
-                text, first = split_attached(message.payload)
+                _, first = split_attached(message.payload)
                 event = decode(text, Event)
                 self.events.append((now, event))
                 if first is not None:
