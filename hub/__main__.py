@@ -49,6 +49,17 @@ def _demo(arguments: argparse.Namespace) -> int:
     )
 
 
+def _until_asked() -> tuple[list[object], Watch]:
+    """What grows when SIGINT, SIGTERM or the death of a thread asks this process to end."""
+    # No Event: a signal handler that sets one can wait for a lock of its own thread.
+    asked: list[object] = []
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: asked.append(True))
+    watch = Watch(lambda: asked.append(True))
+    watch.install()
+    return asked, watch
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     from hub.daemon import Daemon
     from hub.settings import find_config, read
@@ -61,21 +72,39 @@ def _serve(arguments: argparse.Namespace) -> int:
     clock, store = SystemClock(), open_store(settings)
     daemon = Daemon(settings, config, store, clock)
     page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
-    # No Event: a signal handler that sets one can wait for a lock of its own thread.
-    asked: list[object] = []
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: asked.append(True))
-    watch = Watch(lambda: asked.append(True))
-    watch.install()
+    asked, watch = _until_asked()
     daemon.start()
     page.start()
     _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
     sys.stdout.flush()
-    while not asked:
+    while not asked and daemon.error is None:
         time.sleep(0.1)
     page.stop()
     daemon.stop()
     store.close()
+    if daemon.error is not None:
+        raise daemon.error
+    return 1 if watch.happened else 0
+
+
+def _collect(arguments: argparse.Namespace) -> int:
+    from hub.outpost import Outpost, settings_for
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    settings = settings_for(read(find_config(arguments.config)), arguments.site, arguments.name)
+    store = open_store(settings)
+    outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
+    asked, watch = _until_asked()
+    outpost.start()
+    _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
+    sys.stdout.flush()
+    while not asked and outpost.error is None:
+        time.sleep(0.1)
+    outpost.stop()
+    store.close()
+    if outpost.error is not None:
+        raise outpost.error
     return 1 if watch.happened else 0
 
 
@@ -323,6 +352,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--frames", type=int, default=0, help="frames of each camera (default: all there are)")
     demo.add_argument("--port", type=int, default=0, help="port of the web page (default: a free one)")
     add("serve", _serve, "run the hub: collect, verify, label page, retrain, release, roll out")
+    collect = add("collect", _collect, "collect from some sites, beside a serving hub and other collectors")
+    collect.add_argument("--site", action="append", required=True, help="a site to collect from; repeat it")
+    collect.add_argument("--name", default="", help="of this collector (default: the hub's, '-' and the first site)")
+    collect.add_argument("--only", action="store_true", help="take over no other site when its collector has died")
     train = add("train", _train, "train once and evaluate against the release in use; does not release")
     train.add_argument("--run", type=int, help="number of a queued run (default: a new one)")
     train.add_argument("--why", default="by hand", help="a note on why")

@@ -15,6 +15,7 @@ import msgspec
 
 from hub import epoch
 from hub.commit import Committer, Round, stored_hashes
+from hub.lease import Claims, Leases
 from hub.partials import PartialFiles
 from hub.registry import MAX_RELEASE
 from hub.room import Quota, Watermark
@@ -23,7 +24,7 @@ from hub.store import Store
 from shared import topics
 from shared.bus import Bus, Message
 from shared.clock import Clock
-from shared.errors import HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
+from shared.errors import ConfigError, HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
 from shared.ids import boot_id
 from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode, split_attached
 from shared.topics import CameraTopic, ChunkTopic
@@ -48,19 +49,33 @@ class _Named(msgspec.Struct, frozen=True):
 
 
 class Collector:
-    """Takes the cameras' uploads; `message` may be called from the bus's thread."""
+    """Takes the cameras' uploads; `message` may be called from the bus's thread.
 
-    def __init__(self, settings: HubSettings, *, store: Store, bus: Bus, clock: Clock, errors: Counter[str]) -> None:
+    claims: serve the sites that these win, beside other collectors; None: serve all, alone.
+    """
+
+    def __init__(
+        self,
+        settings: HubSettings,
+        *,
+        store: Store,
+        bus: Bus,
+        clock: Clock,
+        errors: Counter[str],
+        claims: Claims | None = None,
+    ) -> None:
         self._settings = settings
         self._boot = boot_id()
         self._store = store
         self._bus = bus
         self._clock = clock
         self._errors = errors
+        self._leases = Leases(claims, store, clock, errors, self._works) if claims is not None else None
+        self._sites: frozenset[str] = frozenset()  # those served, with leases
         collect = settings.collect
         limits = Limits(image_bytes=collect.image_mb << 20, partial_bytes=collect.partial_mb << 20)
         self._receiver = Receiver(limits)
-        self._partials = PartialFiles(settings.state_folder / "partials")
+        self._partials = PartialFiles(settings.state_folder / "partials" / settings.name)
         self._watermark = Watermark(collect.free_mb << 20)
         self._quota = Quota(collect.quota_mb_per_day << 20)
         self._inbox: queue.SimpleQueue[Message | Round | None] = queue.SimpleQueue()
@@ -68,18 +83,29 @@ class Collector:
         self._waiting = 0  # bytes in the inbox
         self._lock = threading.Lock()
         self._epoch = ""
+        self._turned = clock.monotonic()  # when the thread was last seen to go round
         self._beat = 0
         self._beat_at = float("-inf")
         self._pulse_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
 
     def start(self) -> None:
-        """Begin to collect, with the unfinished images that an earlier hub left on disk."""
+        """Begin to collect, with the unfinished images that an earlier hub left on disk.
+
+        With claims: ConfigError when another collector of this name runs; finding out may take some seconds.
+        """
+        if self._leases is not None:
+            self._leases.enter()
         now = self._clock.monotonic()
         for one in self._partials.load():
             self._receiver.restore(one.camera, one.event, one.chunks, now)
         self._quota.load(self._store, self._clock.utc())
+        self._turned = now
         self._committer.start()
+        if self._leases is None:
+            self._bus.subscribe(topics.uploads())
+        else:
+            self._leases.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -92,6 +118,13 @@ class Collector:
             if isinstance(last := self._inbox.get(), Round):
                 self._conclude(last)
         self._partials.do(self._receiver.spill(float("inf")))
+        if self._leases is not None:
+            self._leases.stop()
+
+    @property
+    def error(self) -> ConfigError | None:
+        """Why this collector shall end."""
+        return None if self._leases is None else self._leases.error
 
     @property
     def boot(self) -> str:
@@ -113,6 +146,8 @@ class Collector:
 
     def statuses(self, *, online: bool) -> list[tuple[str, bytes]]:
         """The retained messages that say whether this hub is there."""
+        # No site among `sites` would mean all of them: who serves none is not there for the cameras.
+        online = online and (self._leases is None or bool(self._sites))
         common = HubStatus(online=online, boot=self._boot)
         if online:
             common = msgspec.structs.replace(
@@ -120,6 +155,7 @@ class Collector:
                 epoch=self._epoch,
                 beat=self._beat,
                 beat_s=self._settings.beat_s,
+                sites=sorted(self._sites),
                 accepts=self._receiver.accepts,
                 attach=ATTACH,
                 credit=self._receiver.first_credit,
@@ -132,6 +168,7 @@ class Collector:
 
     def _run(self) -> None:
         while True:
+            self._mind_the_sites()
             self._keep_beating()
             try:
                 item = self._inbox.get(timeout=min(0.5, self._settings.beat_s))
@@ -148,6 +185,31 @@ class Collector:
                     self._take(item)
             except HoneError as error:
                 self._count(error)
+
+    def _works(self) -> bool:
+        """Whether cameras reach us, the thread goes round, and commits come to an end."""
+        turns = self._clock.monotonic() - self._turned < STUCK_S
+        return self._bus.online and turns and self._committer.busy() < STUCK_S
+
+    def _mind_the_sites(self) -> None:
+        """Serve what the leases allow, from now on and no longer; the next beat, at once, tells the cameras."""
+        self._turned = now = self._clock.monotonic()
+        if self._leases is None or (held := self._leases.held(now)) == self._sites:
+            return
+        lost, new = sorted(self._sites - held), sorted(held - self._sites)
+        self._sites = held
+        if lost:
+            self._bus.unsubscribe(topics.uploads(lost))
+        for site in lost:
+            self._receiver.leave(site)
+        if new:
+            self._bus.subscribe(topics.uploads(new))
+            try:
+                self._quota.load(self._store, self._clock.utc())  # another has stored something of theirs today
+            except StoreError as error:
+                self._count(error)
+        self._beat_at = self._pulse_at = float("-inf")
+        log.info("serves %s", ", ".join(sorted(held)) or "no site")
 
     def _keep_beating(self) -> None:
         now = self._clock.monotonic()
@@ -190,6 +252,8 @@ class Collector:
     def _take(self, message: Message) -> None:
         now = self._clock.monotonic()
         topic = topics.parse(message.topic)
+        if self._leases is not None and isinstance(topic, CameraTopic | ChunkTopic) and not self._serves(topic.camera):
+            return  # it was under way when the site went to another collector
         match topic:
             case ChunkTopic(camera=camera, event=event_id, index=index):
                 self._do(self._receiver.chunk(camera, event_id, index, message.payload, now))
@@ -201,6 +265,9 @@ class Collector:
                     self._greet(camera, status, retained=message.retained)
             case _:
                 raise MessageError("is not for the collector", subject=message.topic)
+
+    def _serves(self, camera: str) -> bool:
+        return camera.partition("/")[0] in self._sites
 
     def _take_event(self, camera: str, message: Message, now: float) -> None:
         text, first = split_attached(message.payload)

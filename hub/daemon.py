@@ -17,6 +17,7 @@ from sqlmodel import col, select
 from hub import keys, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
+from hub.lease import Claims
 from hub.registry import Registry, labels_since_run
 from hub.runs import Runs
 from hub.settings import HubSettings
@@ -27,7 +28,8 @@ from hub.web.actions import HubState
 from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
-from shared.errors import HoneError, MessageError, TrainError, UnknownCameraError
+from shared.errors import ConfigError, HoneError, MessageError, TrainError, UnknownCameraError
+from shared.ids import boot_id
 from shared.litert import Part
 from shared.manifest import ModelSpec
 from shared.messages import HubStatus, Reported, Status, Want, decode, encode
@@ -54,7 +56,7 @@ class Daemon:
         will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
         self._bus = PahoBus(settings.mqtt, client_id=f"hone/hub/{settings.name}", will=will)
         self._registry = Registry(store, clock)
-        self._collector = Collector(settings, store=store, bus=self._bus, clock=clock, errors=self._errors)
+        self._collector = self._make_collector()
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
         self.desk = Desk(store, self._project, settings.project.classes, clock)
@@ -64,13 +66,29 @@ class Daemon:
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
 
+    def _make_collector(self) -> Collector | None:
+        """None where the collectors beside this hub do it all."""
+        settings, collect = self._settings, self._settings.collect
+        if not collect.enabled:
+            return None
+        claims = Claims(settings.name, boot_id(), collect.sites) if collect.sites else None
+        return Collector(
+            settings,
+            store=self._store,
+            bus=self._bus,
+            clock=self._clock,
+            errors=self._errors,
+            claims=claims,
+        )
+
     def start(self) -> None:
         """Start every thread; the broker may come later."""
         self._registry.start()
-        self._collector.start()
+        if self._collector is not None:
+            self._collector.start()
         self._verifier.start()
         self._publisher.start()
-        self._bus.subscribe([*topics.uploads(), *topics.states()])
+        self._bus.subscribe(topics.states())
         self._bus.start(self)
         self._thread.start()
 
@@ -80,16 +98,25 @@ class Daemon:
         self._thread.join(10)
         self._runs.stop()
         self._verifier.stop()
-        self._collector.stop()
+        goodbye: list[tuple[str, bytes]] = []
+        if self._collector is not None:
+            self._collector.stop()
+            goodbye = self._collector.statuses(online=False)
         self._publisher.stop()
-        self._bus.stop(self._collector.statuses(online=False))
+        self._bus.stop(goodbye)
         self._registry.flush()
+
+    @property
+    def error(self) -> ConfigError | None:
+        """Why this hub shall end."""
+        return None if self._collector is None else self._collector.error
 
     # -- the bus; called in its thread
 
     def connected(self) -> None:
         """The broker has us: it may have lost what was retained."""
-        self._collector.connected()
+        if self._collector is not None:
+            self._collector.connected()
         self._publisher.everything()
         log.info("connected to the broker")
 
@@ -109,7 +136,7 @@ class Daemon:
     def _dispatch(self, message: Message) -> None:
         topic = topics.parse(message.topic)
         if not isinstance(topic, CameraTopic):
-            self._collector.message(message)
+            self._collect(message)
             return
         accepted = self._settings.collect.cameras
         if accepted and topic.camera not in accepted and topic.leaf != "event":  # the collector answers an event
@@ -120,9 +147,9 @@ class Daemon:
             case "status":
                 if message.payload:
                     self._registry.status(topic.camera, decode(message.payload, Status, subject=message.topic))
-                self._collector.message(message)
+                self._collect(message)
             case "event":
-                self._collector.message(message)
+                self._collect(message)
             case "reported":
                 if message.payload:
                     self._registry.reported(topic.camera, decode(message.payload, Reported, subject=message.topic))
@@ -130,6 +157,10 @@ class Daemon:
                 self._publisher.want(decode(message.payload, Want, subject=message.topic))
             case _:
                 raise MessageError("is not for the hub", subject=message.topic)
+
+    def _collect(self, message: Message) -> None:
+        if self._collector is not None:
+            self._collector.message(message)
 
     # -- the loop
 
@@ -259,7 +290,7 @@ class Daemon:
         """How the daemon is right now."""
         return HubState(
             broker=self._bus.online,
-            boot=self._collector.boot,
+            boot=self._collector.boot if self._collector is not None else "",
             errors=dict(self._errors),
             up=self._bus.sent,
             down=self._bus.received,

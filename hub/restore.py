@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from sqlmodel import select
+from sqlmodel import delete, select
 
 from hub import backup, epoch, lost, named, snapshot
 from hub.backup import DATABASE, KEYS, Copier, Manifest, Progress, check_room, disk_errors, read_blob
 from hub.quarantine import Quarantine
 from hub.settings import HubSettings
 from hub.store import Blobs, Store, open_store
-from hub.tables import Camera, Number
+from hub.tables import Camera, Lease, Number
 from shared.clock import Clock
 from shared.errors import ConfigError, StoreError
 from shared.files import sync_folder, write_atomic
@@ -92,6 +92,7 @@ def restore(
                 missing = _settle_lost(store)
                 took_over = database.exists() and _take_over(store, database)
                 with store.write() as session:
+                    session.exec(delete(Lease))  # those who serve now take theirs again
                     began = epoch.begin(session, f"restored from the backup {name}", clock.utc())
             finally:
                 store.close()

@@ -29,11 +29,15 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What is taken from cameras. cameras: the accepted ones as `site/camera`; empty accepts all that
     the broker lets in.
 
+    enabled: whether the serving hub collects at all; sites: from which sites, empty means all. What it leaves out,
+    collectors beside it serve (`hone-hub collect`); with sites it is one among them.
     image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). free_mb: below so much free disk
     (MiB) the cameras wait. quota_mb_per_day: what one camera may have stored on a day in UTC (MiB); 0: no limit.
     batch: most images in one commit.
     """
 
+    enabled: bool = True
+    sites: list[str] = []
     cameras: list[str] = []
     image_mb: Annotated[int, Meta(ge=1, le=1024)] = 16
     partial_mb: Annotated[int, Meta(ge=1)] = 256
@@ -152,6 +156,8 @@ def read(path: Path) -> HubSettings:
         raise ConfigError("collect.partial_mb must be at least collect.image_mb", subject=str(path))
     for camera in settings.collect.cameras:
         check_camera(camera)
+    for site in settings.collect.sites:
+        check_name(site, "site")
     base = path.resolve().parent
 
     def place(name: str) -> str:

@@ -231,12 +231,16 @@ class Epoch(SQLModel, table=True):
 
 
 class Lease(SQLModel, table=True):
-    """Which collector serves a site: the one named, until its time is over. boot: of the collector's process."""
+    """Which collector serves a site, see `hub.lease`. owner: its name, empty when nobody does; boot: of its process.
+
+    beat: grows while the owner lives. home: the owner was started for this site.
+    """
 
     site: str = Field(primary_key=True)
-    owner: str
-    boot: str
-    until: datetime = Field(sa_type=UtcDateTime)
+    owner: str = ""
+    boot: str = ""
+    beat: int = 0
+    home: bool = False
 
 
 class Number(SQLModel, table=True):

@@ -34,6 +34,11 @@ class Bus(Protocol):
     """A connection to a broker that comes back by itself."""
 
     @property
+    def online(self) -> bool:
+        """Whether the broker has us."""
+        ...
+
+    @property
     def unacked(self) -> int:
         """Bytes published at QoS 1 that the broker has not acknowledged."""
         ...

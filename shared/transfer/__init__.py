@@ -12,7 +12,7 @@ Camera (`sender.Sender`), per event:
     sent      | resend                        | sending  | the chunks asked for
     asked     | noted                         | held     |
     held      | resend                        | sending  | the chunks asked for
-    asked, sending, sent | connection lost, hub's boot id changed, pause | to ask |
+    asked, sending, sent | connection lost, another boot id, a hub ended or left us, pause | to ask |
     asked, sent | the broker has it all, the hub says nothing for long | to ask |
     to ask    | hub lives and accepts, no pause | asked  | event (does not follow)
     held      | the hub's epoch changed       | waiting  |

@@ -131,6 +131,14 @@ class Receiver:
         self._cameras.pop(camera, None)
         self._active.pop(camera, None)
 
+    def leave(self, site: str) -> None:
+        """The cameras of this site are another hub's now: what is unfinished of them is dropped."""
+        for camera in [one for one in {*self._cameras, *self._active} if _site(one) == site]:
+            self.bye(camera)
+        for camera, event_id in [key for key, partial in self._partials.items() if not partial.complete]:
+            if _site(camera) == site:
+                self._forget(camera, event_id)
+
     def event(
         self, camera: str, event: Event, stored_hash: str | None, now: float, first: bytes | None = None
     ) -> list[Effect]:
@@ -347,6 +355,10 @@ class Receiver:
             del self._held[camera]
         if partial.spilled:
             self._dropped.append(Drop(camera, event_id))
+
+
+def _site(camera: str) -> str:
+    return camera.partition("/")[0]
 
 
 def _bad_chunk(camera: str, event_id: str, index: int, what: str) -> Problem:

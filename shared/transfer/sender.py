@@ -154,9 +154,11 @@ class Sender:
         if not status.online:
             if hub is not None:
                 hub.beat_at = None
+                self._ask_again()  # what it had not stored is lost with it; another may serve us already
             return
         if self._site and status.sites and self._site not in status.sites:
-            self._hubs.pop(name, None)
+            if self._hubs.pop(name, None) is not None:
+                self._ask_again()
             return
         if hub is None or status.boot != hub.boot:
             self._hubs[name] = hub = _Hub(status.boot, status.beat, 0.0, 0, True, None if retained else now)

@@ -199,7 +199,7 @@ class Witness:
             case ChunkTopic(event=one, index=index):
                 self.chunks.append((now, one, index, len(message.payload)))
             case CameraTopic(leaf="event"):
-                _, first = split_attached(message.payload)
+                text, first = split_attached(message.payload)
                 event = decode(text, Event)
                 self.events.append((now, event))
                 if first is not None:

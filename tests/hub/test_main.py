@@ -25,6 +25,7 @@ from tests.hub.making import NOW, add_image, get_image, occupied, picture, toml_
 COMMANDS = {
     "demo": "three cameras",
     "serve": "collect, verify, label page",
+    "collect": "beside a serving hub",
     "train": "evaluate against the release in use",
     "release": "through the running hub",
     "fsck": "every row has its blob",
@@ -75,7 +76,7 @@ def test_the_help_names_every_command(capsys):
     assert set(re.findall(r"^ {4}(\w+) ", listed, re.M)) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["import", "x", "--split", "test"], ["release"]])
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["import", "x", "--split", "test"], ["release"], ["collect"]])
 def test_wrong_usage_exits_2(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -90,6 +91,7 @@ def test_wrong_usage_exits_2(capsys, arguments):
     "arguments",
     [
         ["serve"],
+        ["collect", "--site", "a"],
         ["train"],
         ["fsck"],
         ["backup", "x"],
@@ -117,6 +119,24 @@ def test_a_wrong_key_is_named(capsys, config):
 def test_serve_without_keys_says_how_to_make_them(capsys, config):
     assert main(["serve", "--config", str(config)]) == 1
     assert "hone-hub keys" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("more", "arguments", "says"),
+    [
+        ("[collect]\nenabled = false", ["--site", "a", "--name", "{hub}"], "--name {hub}: is the hub's own name"),
+        ("[collect]\nenabled = false", ["--site", "a/b"], "'a/b' is not a valid site"),
+        ("[collect]\nenabled = false", ["--site", "a", "--name", "no name"], "'no name' is not a valid collector name"),
+        ("[collect]\nsites = ['+']", ["--site", "a"], "'+' is not a valid site"),
+        ("", ["--site", "a"], "Set collect.enabled = false"),
+    ],
+)
+def test_a_collector_that_cannot_be_is_refused_before_anything_is_made(capsys, tmp_path, more, arguments, says):
+    config = toml_in(tmp_path, more=more)
+    hub = read(config).name if "+" not in more else ""
+    assert main(["collect", *(one.format(hub=hub) for one in arguments), "--config", str(config)]) == 1
+    assert says.format(hub=hub) in one_line(capsys)
+    assert not (tmp_path / "state").exists()
 
 
 def test_serve_without_the_brokers_password_names_the_file(capsys, tmp_path):

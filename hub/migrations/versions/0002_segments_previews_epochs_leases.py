@@ -35,7 +35,8 @@ def upgrade() -> None:
         sa.Column("site", sa.String(), nullable=False),
         sa.Column("owner", sa.String(), nullable=False),
         sa.Column("boot", sa.String(), nullable=False),
-        sa.Column("until", sa.DateTime(), nullable=False),
+        sa.Column("beat", sa.Integer(), nullable=False),
+        sa.Column("home", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("site"),
     )
     op.create_table(
