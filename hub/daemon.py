@@ -313,7 +313,7 @@ class Daemon:
             session.add(target)
 
     def ask_preview(self, preview_id: int) -> None:
-        """Ask a camera for the image of a preview."""
+        """Have the image of a preview sent, as soon as its camera is there. Nothing where it is gone or stored."""
         with self._store.read() as session:
             found = session.get(Preview, preview_id)
         if found is not None:
