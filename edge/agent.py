@@ -6,12 +6,16 @@
 The frame loop waits for neither disk nor network: events go to a writer thread, uploads and releases have their own.
 """
 
+import base64
 import logging
 import queue
 import random
 import threading
 import time
 from collections import Counter
+
+import msgspec
+import numpy as np
 
 from edge.budget import Meter
 from edge.capture import Capture, open_source
@@ -23,6 +27,7 @@ from edge.report import LowScores, Reporting, clock_quality
 from edge.send import Sending
 from edge.settings import EdgeSettings
 from edge.spool import Spool
+from edge.thumbnail import thumbnail
 from edge.triage import Chosen, Triage
 from edge.waiting import offer_of
 from shared import topics
@@ -73,7 +78,14 @@ class Agent:
         )
         meter = Meter(settings.link, settings.state_folder / "link.json", clock)
         self._sending = Sending(
-            camera, self._bus, self._spool, clock, self._errors, meter=meter, memory=settings.state_folder / "epoch"
+            camera,
+            self._bus,
+            self._spool,
+            clock,
+            self._errors,
+            meter=meter,
+            memory=settings.state_folder / "epoch",
+            noted=settings.state_folder / "noted",
         )
         self._reporting = Reporting(
             settings,
@@ -192,6 +204,8 @@ class Agent:
                 ext=ext,
                 chunk_size=self._settings.spool.chunk_kb << 10,
             )
+            if self._settings.link.previews:
+                event = preview_of(event, frame, prediction)
             try:
                 self._spool.add(event, data)
             except SpoolError as error:
@@ -262,3 +276,15 @@ class Agent:
 
 def _short(score: float) -> float:
     return min(1.0, round(score, DIGITS))
+
+
+def preview_of(event: Event, frame: Frame, prediction: Prediction) -> Event:
+    """The event with what an operator, and the hub, need to judge it without its image, which the camera holds."""
+    largest = np.finfo(np.float16).max
+    embedding = prediction.embedding.clip(-largest, largest).astype("<f2")
+    return msgspec.structs.replace(
+        event,
+        held=True,
+        thumbnail=base64.b64encode(thumbnail(frame.pixels)).decode(),
+        embedding=base64.b64encode(embedding.tobytes()).decode(),
+    )

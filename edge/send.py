@@ -15,13 +15,14 @@ import msgspec
 
 from edge.budget import Meter
 from edge.link import Link
+from edge.noted import Noted
 from edge.priority import lower_priority
 from edge.spool import Spool
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.files import write_atomic
-from shared.messages import MAX_GONE, Gone, HubStatus, Reply, encode, encode_attached
+from shared.messages import Gone, HubStatus, Reply, encode, encode_attached
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ SWEEP_S = 1.0
 class Sending:
     """Uploads the spool to the hub; every public method may be called from any thread and returns at once.
 
-    meter: what may be spent of the link; None: all of it. memory: file that remembers the hub's epoch.
+    meter: what may be spent of the link; None: all of it. memory: file that remembers the hub's epoch. noted: file that
+    remembers which previews the hub keeps; without it they are offered again after a start.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Sending:
         *,
         meter: Meter | None = None,
         memory: Path | None = None,
+        noted: Path | None = None,
     ) -> None:
         self._camera = camera
         self._bus = bus
@@ -56,6 +59,8 @@ class Sending:
         self._meter = meter
         self._memory = memory
         self._epoch = ""  # the last one that the hub told
+        self._noted = Noted(noted)
+        self._gone: dict[str, None] = {}  # previews whose images are gone, to be told to the hub
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._acks: deque[tuple[str, int, float]] = deque()  # what the broker acknowledged: event, bytes, when
         self._ended: queue.SimpleQueue[tuple[str, str] | None] = queue.SimpleQueue()  # event, reason of a refusal
@@ -68,8 +73,11 @@ class Sending:
         """Begin with what the spool holds."""
         if self._memory is not None and self._memory.exists():
             self._epoch = self._memory.read_text(encoding="ascii", errors="replace")
-        for offer in self._spool.offers():
-            self._sender.add(offer)
+        offers = self._spool.offers()
+        if self._epoch:
+            self._noted.load({one.id for one in offers if one.held})
+        for offer in offers:
+            self._sender.add(offer, noted=self._noted.get(offer.id))
         self._thread.start()
         self._letting_go.start()
 
@@ -93,7 +101,7 @@ class Sending:
 
     def evicted(self, event_id: str) -> None:
         """An event left the spool without being stored."""
-        self._inbox.put(lambda: self._sender.remove(event_id))
+        self._inbox.put(lambda: self._forget(event_id))
 
     def connected(self) -> None:
         """The broker has us."""
@@ -126,6 +134,7 @@ class Sending:
             log.warning("the hub's data was restored from a backup; %d kept copies are offered again", len(again))
             for offer in again:
                 self._sender.add(offer)
+            self._noted.clear()
             self._sender.renew()
         if self._memory is not None:
             write_atomic(self._memory, epoch.encode())
@@ -136,15 +145,31 @@ class Sending:
         self._link.broke()
 
     def _take_reply(self, reply: Reply) -> None:
-        strangers = self._sender.unknown(reply)
-        for begin in range(0, len(strangers), MAX_GONE):
-            self._bus.publish(topics.gone(self._camera), encode(Gone(ids=strangers[begin : begin + MAX_GONE])))
+        self._gone.update(dict.fromkeys(self._sender.unknown(reply)))
         stored, refused = self._sender.reply(reply, self._now())
         for event_id in stored:
             self._ended.put((event_id, ""))
         for event_id, reason in refused:
             self._errors["refused"] += 1
             self._ended.put((event_id, reason))
+        for event_id in (*stored, *(one for one, _ in refused)):
+            self._noted.forget(event_id)
+        kept = [one for one in reply.noted if self._sender.holds(one)]
+        self._noted.add({one: self._sender.chunk_size(one) for one in kept})
+
+    def _forget(self, event_id: str) -> None:
+        """The event is no longer in the spool; whoever has a preview of it shall know."""
+        if self._sender.remove(event_id):
+            self._gone[event_id] = None
+        self._noted.forget(event_id)
+
+    def _tell_gone(self) -> None:
+        while self._gone:
+            some = list(self._gone)[:MAX_GONE]
+            if not self._bus.publish(topics.gone(self._camera), encode(Gone(ids=some))):
+                return
+            for one in some:
+                del self._gone[one]
 
     def _run(self) -> None:
         lower_priority()
@@ -213,6 +238,7 @@ class Sending:
     def _pump(self) -> None:
         """Publish what the rules want, as long as the link has room."""
         self._take_acks()
+        self._tell_gone()
         while self._bus.unacked < self._link.window and (self._meter is None or not self._meter.wait()):
             self._sender.chunk_limit = self._link.chunk_limit
             action = self._sender.next(self._now())
@@ -225,11 +251,13 @@ class Sending:
     def _send_event(self, action: SendEvent) -> bool:
         event = self._spool.event(action.id)
         if event is None:
-            self._sender.remove(action.id)
+            self._forget(action.id)
             return True
         event = msgspec.structs.replace(
             event, follows=action.follows, held=action.held, chunk_size=self._sender.chunk_size(action.id)
         )
+        if not action.held:  # the image itself is wanted
+            event = msgspec.structs.replace(event, thumbnail=None, embedding=None)
         log.debug("event %s: offered (%d bytes in chunks of %d)", event.id, event.size, event.chunk_size)
         if not action.attached:
             return self._publish(event.id, topics.event(self._camera), encode(event))
@@ -251,7 +279,7 @@ class Sending:
         if self._held is None or self._held[0] != event_id:
             data = self._spool.image(event_id)
             if data is None:
-                self._sender.remove(event_id)
+                self._forget(event_id)
                 return None
             self._held = (event_id, memoryview(data))
         return self._held[1]

@@ -10,7 +10,7 @@ from shared.transfer import Offer
 
 def offer_of(event: Event) -> Offer:
     """What the rules of the transfer need to know of an event."""
-    return Offer(event.id, event.size, event.chunk_size, event.value)
+    return Offer(event.id, event.size, event.chunk_size, event.value, event.held)
 
 
 @dataclass(frozen=True, slots=True)

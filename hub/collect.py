@@ -1,7 +1,7 @@
 """Collect: the thread around the hub's transfer rules.
 
-Messages -> Receiver -> complete images -> `hub.commit`, a thread of its own -> `stored`. The liveness counter is
-published from this thread: a collector that is stuck, or whose disk is, stops beating.
+Messages -> Receiver -> complete images and previews -> `hub.commit`, a thread of its own -> `stored`, `noted`. The
+liveness counter is published from this thread: a collector that is stuck, or whose disk is, stops beating.
 """
 
 import logging
@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 
 import msgspec
 
-from hub import epoch
-from hub.commit import Committer, Round, stored_hashes
+from hub import epoch, previews
+from hub.commit import Committer, LetGo, Round, stored_hashes
 from hub.lease import Claims, Leases
 from hub.partials import PartialFiles
 from hub.registry import MAX_RELEASE
@@ -26,9 +26,9 @@ from shared.bus import Bus, Message
 from shared.clock import Clock
 from shared.errors import ConfigError, HoneError, MessageError, ScopeError, StoreError, UnknownCameraError
 from shared.ids import boot_id
-from shared.messages import Event, EventId, HubStatus, Reply, Status, decode, encode, split_attached
+from shared.messages import Event, EventId, Gone, HubStatus, Reply, Status, decode, encode, split_attached
 from shared.topics import CameraTopic, ChunkTopic
-from shared.transfer import Answer, Complete, Effect, Limits, Problem, Receiver
+from shared.transfer import Answer, Complete, Effect, Held, Limits, Problem, Receiver
 
 log = logging.getLogger(__name__)
 INBOX_BYTES = 64 << 20
@@ -40,12 +40,18 @@ PULSE_S = 30.0
 """Seconds between two pulses for cameras behind thin links."""
 ATTACH = 1 << 20
 """Bytes of the largest first chunk that an event may carry."""
+ASK_EACH = 4
+"""Images that a camera is asked for at a time: more would wait for one another on a thin link."""
 
 
 class _Named(msgspec.Struct, frozen=True):
     """All that is needed of an event to refuse it."""
 
     id: EventId
+
+
+class _Look:
+    """A note in the inbox: somebody wants an image."""
 
 
 class Collector:
@@ -78,7 +84,7 @@ class Collector:
         self._partials = PartialFiles(settings.state_folder / "partials" / settings.name)
         self._watermark = Watermark(collect.free_mb << 20)
         self._quota = Quota(collect.quota_mb_per_day << 20)
-        self._inbox: queue.SimpleQueue[Message | Round | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message | Round | _Look | None] = queue.SimpleQueue()
         self._committer = Committer(store, clock, self._inbox.put, batch=collect.batch)
         self._waiting = 0  # bytes in the inbox
         self._lock = threading.Lock()
@@ -144,6 +150,12 @@ class Collector:
             self._waiting += len(message.payload)
         self._inbox.put(message)
 
+    def ask(self, camera: str, event_id: str) -> None:
+        """The image of a preview is wanted: now, and until it is stored or gone. StoreError."""
+        with self._store.write() as session:
+            previews.ask(session, camera, event_id, self._clock.utc())
+        self._inbox.put(_Look())
+
     def statuses(self, *, online: bool) -> list[tuple[str, bytes]]:
         """The retained messages that say whether this hub is there."""
         # No site among `sites` would mean all of them: who serves none is not there for the cameras.
@@ -179,6 +191,8 @@ class Collector:
             try:
                 if isinstance(item, Round):
                     self._conclude(item)
+                elif isinstance(item, _Look):
+                    self._ask_for_wanted(self._clock.monotonic())
                 else:
                     with self._lock:
                         self._waiting -= len(item.payload)
@@ -219,6 +233,7 @@ class Collector:
         self._mind_the_disk(now)
         try:
             self._epoch = epoch.current(self._store, self._clock)  # a restore may begin one while we run
+            self._ask_for_wanted(now)
         except StoreError as error:
             self._count(error)
         if expired := self._receiver.tick(now):
@@ -232,6 +247,14 @@ class Collector:
         self._bus.publish(*status, retain=True)
         if now - self._pulse_at >= PULSE_S and self._bus.publish(*pulse, retain=True):
             self._pulse_at = now
+
+    def _ask_for_wanted(self, now: float) -> None:
+        """Ask for wanted images that are not on their way: at first, after a restart, or because nothing came of it."""
+        with self._store.read() as session:
+            found = previews.wanted(session, self._settings.project.name, self._receiver.online, ASK_EACH)
+        for camera, event in found:
+            if not self._quota.wait(camera, event.size, self._clock.utc()):
+                self._do(self._receiver.want(camera, event, now))
 
     def _mind_the_disk(self, now: float) -> None:
         """Below the watermark the whole fleet waits; nothing is refused."""
@@ -263,6 +286,9 @@ class Collector:
                 if message.payload:
                     status = decode(message.payload, Status, subject=message.topic)
                     self._greet(camera, status, retained=message.retained)
+            case CameraTopic(camera=camera, leaf="gone"):
+                gone = decode(message.payload, Gone, subject=message.topic)
+                self._committer.put(LetGo(camera, gone.ids))
             case _:
                 raise MessageError("is not for the collector", subject=message.topic)
 
@@ -273,6 +299,9 @@ class Collector:
         text, first = split_attached(message.payload)
         event = self._read_event(camera, text, message.topic)
         self._check(camera, event)
+        if event.held:
+            self._do(self._receiver.event(camera, self._legible(event), None, now))
+            return
         if wait := self._quota.wait(camera, event.size, self._clock.utc()):
             self._errors["quota"] += 1
             log.warning("event %s of %s is above the camera's quota for today; it waits", event.id, camera)
@@ -285,6 +314,15 @@ class Collector:
             with self._store.reading() as connection:
                 before = stored_hashes(connection, [(camera, event.id)])[0].get((camera, event.id))
         self._do(self._receiver.event(camera, event, before, now, first))
+
+    def _legible(self, event: Event) -> Event:
+        """The preview, without what nobody could show: better half of it than none."""
+        try:
+            previews.parts(event)
+        except MessageError as error:
+            self._count(error)
+            return msgspec.structs.replace(event, thumbnail=None, embedding=None)
+        return event
 
     def _read_event(self, camera: str, text: bytes, topic: str) -> Event:
         """The event; one that cannot be read is refused by its id, where that can, or its camera would ask for ever."""
@@ -300,7 +338,7 @@ class Collector:
 
     def _greet(self, camera: str, status: Status, *, retained: bool) -> None:
         if status.online:
-            self._receiver.hello(camera)
+            self._do(self._receiver.hello(camera))
             if not retained:
                 self._answer(camera, Reply())  # shows that we live, sooner than the next beat or pulse
         else:
@@ -333,7 +371,7 @@ class Collector:
             match effect:
                 case Answer(camera=camera, reply=reply):
                     self._answer(camera, reply)
-                case Complete():
+                case Complete() | Held():
                     self._committer.put(effect)
                 case Problem(error=error):
                     self._count(error)
@@ -344,18 +382,25 @@ class Collector:
             self._count(result.error)
         stored: dict[str, list[str]] = defaultdict(list)
         failed: dict[str, list[str]] = defaultdict(list)
+        noted: dict[str, list[str]] = defaultdict(list)
+        for held in result.noted:
+            noted[held.camera].append(held.event.id)
         for one in result.stored:
             stored[one.camera].append(one.event.id)
             self._quota.spend(one.camera, one.event.size, self._clock.utc())
-        for one in result.failed:
-            failed[one.camera].append(one.event.id)
-        for one, sha256 in result.known:
-            if sha256 == one.event.sha256:
-                stored[one.camera].append(one.event.id)
+        for offered in result.failed:
+            failed[offered.camera].append(offered.event.id)
+        for offered, sha256 in result.known:
+            if sha256 == offered.event.sha256:
+                stored[offered.camera].append(offered.event.id)
             else:
-                self._do(self._receiver.stored_before(one.camera, one.event, sha256))
+                self._do(self._receiver.stored_before(offered.camera, offered.event, sha256))
+        for let_go in result.gone:
+            self._receiver.gone(let_go.camera, let_go.event_ids)
         for camera, event_ids in stored.items():
             self._do(self._receiver.durable(camera, event_ids))
+        for camera, event_ids in noted.items():
+            self._do(self._receiver.noted(camera, event_ids))
         for camera, event_ids in failed.items():
             self._do(self._receiver.not_durable(camera, event_ids))
         if result.stored and log.isEnabledFor(logging.DEBUG):

@@ -1,4 +1,5 @@
-"""Commit: the thread that makes complete images durable. One round serves all that came during the round before it.
+"""Commit: the thread that makes complete images, and previews, durable. One round serves all that came during the round
+before it.
 
 A round: the bytes into a segment (one sync), the rows in one transaction (another), and only then `stored`. Without
 load an image waits for nobody. Under load, that is right after a round, it waits up to GATHER_S for company: a round of
@@ -8,7 +9,7 @@ one costs as much as one of thirty.
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,13 +18,13 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Select, Table, 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, SQLModel
 
-from hub import lost
+from hub import lost, previews
 from hub.segments import Place
 from hub.store import Store
 from hub.tables import Blob, Image, Preview, Tombstone
 from shared.clock import Clock
 from shared.errors import StoreError
-from shared.transfer import Complete
+from shared.transfer import Complete, Held
 
 log = logging.getLogger(__name__)
 GATHER_S = 0.01
@@ -47,14 +48,36 @@ _PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
 )
 
 
+_GONE = (
+    sqlalchemy.update(table_of(Preview))
+    .where(table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("of"))
+    .values(gone=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """A camera does not have these images (any more): their previews are all there will be."""
+
+    camera: str
+    event_ids: Sequence[str]
+
+
+Item = Complete | Held | LetGo
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What became of a batch. known: those that were stored before, with the sha256 they are stored under."""
+    """What became of a batch. known: those that were stored before, with the sha256 they are stored under. noted:
+    previews that are kept. gone: previews that are marked.
+    """
 
     stored: list[Complete]
-    known: list[tuple[Complete, str]]
-    failed: list[Complete]
+    known: list[tuple[Complete | Held, str]]
+    failed: list[Complete | Held]
     error: StoreError | None = None
+    noted: list[Held] = field(default_factory=list)
+    gone: list[LetGo] = field(default_factory=list)
 
 
 def _by_ids(table: Table, state: ColumnElement[str]) -> Select[tuple[str, str, str, str]]:
@@ -81,7 +104,7 @@ def stored_hashes(connection: Connection, keys: Sequence[Key]) -> tuple[dict[Key
 
 
 class Committer:
-    """Takes complete images and tells `done` what became of each round, in its own thread."""
+    """Takes complete images and previews and tells `done` what became of each round, in its own thread."""
 
     def __init__(self, store: Store, clock: Clock, done: Callable[[Round], None], *, batch: int) -> None:
         self._store = store
@@ -93,8 +116,12 @@ class Committer:
         # The newest place counts: what an older one held may have been lost.
         fresh = {one: blobs.excluded[one] for one in ("segment", "offset", "size")}
         self._blobs = blobs.on_conflict_do_update(index_elements=["sha256"], set_=fresh)
-        self._waiting: list[Complete] = []
-        self._bytes = 0  # of those
+        held = dialect.insert(table_of(Preview))
+        # One that is offered again is there; who asked for its image still waits for it.
+        fresh = {one: held.excluded[one] for one in ("value", "event", "thumbnail", "embedding", "gone")}
+        self._previews = held.on_conflict_do_update(index_elements=["camera", "event_id"], set_=fresh)
+        self._waiting: list[Item] = []
+        self._bytes = 0  # of the images among those
         self._changed = threading.Condition()
         self._stopping = False
         self._since: float | None = None  # when the round under way began
@@ -104,11 +131,11 @@ class Committer:
         """Begin to commit."""
         self._thread.start()
 
-    def put(self, image: Complete) -> None:
-        """Have an image made durable; returns at once."""
+    def put(self, item: Item) -> None:
+        """Have an image or a preview made durable, or previews marked; returns at once."""
         with self._changed:
-            self._waiting.append(image)
-            self._bytes += len(image.data)
+            self._waiting.append(item)
+            self._bytes += _size(item)
             if len(self._waiting) == 1 or self._enough():
                 self._changed.notify()
 
@@ -132,7 +159,7 @@ class Committer:
             self._since = None
             self._done(result)
 
-    def _next(self) -> list[Complete]:
+    def _next(self) -> list[Item]:
         """The next batch, as soon as there is one; empty at the end."""
         with self._changed:
             busy = bool(self._waiting) or self._changed.wait_for(lambda: self._waiting or self._stopping, GATHER_S)
@@ -142,34 +169,49 @@ class Committer:
                 self._changed.wait_for(lambda: self._enough() or self._stopping, GATHER_S)
             count, size = 0, 0
             for one in self._waiting[: self._batch]:
-                size += len(one.data)
+                size += _size(one)
                 if count and size > BATCH_BYTES:
                     break
                 count += 1
             batch = self._waiting[:count]
             del self._waiting[:count]
-            self._bytes -= sum(len(one.data) for one in batch)
+            self._bytes -= sum(map(_size, batch))
         return batch
 
     def _enough(self) -> bool:
         return self._bytes >= GATHER_BYTES or len(self._waiting) >= self._batch
 
-    def _commit(self, batch: list[Complete]) -> Round:
+    def _commit(self, batch: list[Item]) -> Round:
+        offered = [one for one in batch if not isinstance(one, LetGo)]
+        let_go = [one for one in batch if isinstance(one, LetGo)]
         try:
             # The database's lock is held while the bytes are written, so nobody stores the same event meanwhile.
             with self._store.writing() as connection:
-                before, bereft = stored_hashes(connection, [_key(one) for one in batch])
-                for one in batch:
+                before, bereft = stored_hashes(connection, [_key(one) for one in offered])
+                for one in offered:
                     if bereft.get(_key(one), one.event.sha256) != one.event.sha256:  # lost, and this is not it
                         before[_key(one)] = bereft.pop(_key(one))
-                fresh = [one for one in batch if _key(one) not in before]
-                places = self._store.blobs.append([(one.event.sha256, one.data) for one in fresh])
+                fresh = [one for one in offered if isinstance(one, Complete) and _key(one) not in before]
+                held = [one for one in offered if isinstance(one, Held) and _key(one) not in before]
+                if held:
+                    self._keep(connection, held, bereft)
                 if fresh:
-                    self._insert(connection, fresh, places, bereft)
+                    places = self._store.blobs.append([(one.event.sha256, one.data) for one in fresh])
+                    self._insert(connection, fresh, places, {_key(one) for one in fresh} & bereft.keys())
+                if gone := [{"one": one.camera, "of": event} for one in let_go for event in one.event_ids]:
+                    connection.execute(_GONE, gone)
         except StoreError as error:
-            return Round([], [], batch, error)
-        known = [(one, sha256) for one in batch if (sha256 := before.get(_key(one)))]
-        return Round(fresh, known, [])
+            return Round([], [], offered, error)
+        known = [(one, sha256) for one in offered if (sha256 := before.get(_key(one)))]
+        return Round(fresh, known, [], noted=held, gone=let_go)
+
+    def _keep(self, connection: Connection, batch: Sequence[Held], bereft: Collection[Key]) -> None:
+        """The previews' rows. An image whose bytes were lost is wanted back."""
+        received = self._clock.utc()
+        rows = [
+            previews.row(one.camera, one.event, received, received if _key(one) in bereft else None) for one in batch
+        ]
+        connection.execute(self._previews, rows)
 
     def _insert(
         self, connection: Connection, batch: Sequence[Complete], places: Sequence[Place], bereft: Collection[Key]
@@ -191,8 +233,12 @@ class Committer:
                 lost.heal(session, [one.event.sha256 for one in batch if _key(one) in bereft])
 
 
-def _key(one: Complete) -> Key:
+def _key(one: Complete | Held) -> Key:
     return one.camera, one.event.id
+
+
+def _size(item: Item) -> int:
+    return len(item.data) if isinstance(item, Complete) else 0
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import col, select
 
-from hub import keys, release, rollout
+from hub import keys, previews, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
 from hub.lease import Claims
@@ -22,7 +22,7 @@ from hub.registry import Registry, labels_since_run
 from hub.runs import Runs
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Release, Rollout, Run
+from hub.tables import Preview, Release, Rollout, Run
 from hub.verify import Verifier
 from hub.web.actions import HubState
 from shared import topics
@@ -62,6 +62,7 @@ class Daemon:
         self.desk = Desk(store, self._project, settings.project.classes, clock)
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
+        self._fetching = previews.Pace(settings.collect.fetch_per_hour)
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
@@ -148,7 +149,7 @@ class Daemon:
                 if message.payload:
                     self._registry.status(topic.camera, decode(message.payload, Status, subject=message.topic))
                 self._collect(message)
-            case "event":
+            case "event" | "gone":
                 self._collect(message)
             case "reported":
                 if message.payload:
@@ -172,6 +173,7 @@ class Daemon:
                 self._retrain,
                 self._release_better,
                 self._roll_out,
+                self._fetch,
             ):
                 try:
                     with self._lock:
@@ -284,6 +286,18 @@ class Daemon:
         if fresh:
             self._publisher.everything()
 
+    def _fetch(self) -> None:
+        """The fetch policy: so many images an hour of those that cameras hold."""
+        now = self._clock.monotonic()
+        if not self._fetching.due(now):
+            return
+        online = [one.name for one in self._registry.cameras(self._project) if one.online]
+        with self._store.read() as session:
+            found = previews.best(session, self._project, online)
+        if found is not None:
+            self._fetching.spend(now)
+            self._want(*found)
+
     # -- commands of the page (hub.web.actions)
 
     def state(self) -> HubState:
@@ -327,6 +341,21 @@ class Daemon:
                 raise TrainError("there is no held rollout", subject=f"project {self._project}")
             _save(target, rollout.resume(_load(target), cameras, self._settings.rollout, self._clock.utc()))
             session.add(target)
+
+    def ask_preview(self, preview_id: int) -> None:
+        """Have the image of a preview sent, as soon as its camera is there. Nothing where it is gone or stored."""
+        with self._store.read() as session:
+            found = session.get(Preview, preview_id)
+        if found is not None:
+            self._want(found.camera, found.event_id)
+
+    def _want(self, camera: str, event_id: str) -> None:
+        """Have an image sent that its camera holds; a collector beside us finds it in the database."""
+        if self._collector is not None:
+            self._collector.ask(camera, event_id)
+            return
+        with self._store.write() as session:
+            previews.ask(session, camera, event_id, self._clock.utc())
 
 
 def _load(row: Rollout) -> rollout.Progress:

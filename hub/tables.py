@@ -7,7 +7,7 @@ An image's bytes are not here but in the blob store, under their sha256. Labels 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, LargeBinary, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, TypeDecorator, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 
@@ -200,23 +200,30 @@ class Blob(SQLModel, table=True):
 
 
 class Preview(SQLModel, table=True):
-    """An event whose image waits on the camera until somebody wants it. event: the `C/event` message.
+    """An event whose image waits on the camera until somebody wants it. event: the `C/event` message as the image will
+    come. thumbnail: JPEG. embedding: by the camera's backbone, float16, little-endian.
 
-    asked_at: when the image was last asked for. gone: the camera has let the image go. The row goes when the image
-    is stored.
+    asked_at: since when the image is wanted. gone: the camera has let the image go. The row goes when the image is
+    stored; no other one ever gets its id, since pages show thumbnails by it.
     """
 
-    __table_args__ = (UniqueConstraint("camera", "event_id"),)
+    __table_args__ = (
+        UniqueConstraint("camera", "event_id"),
+        # All that is asked of many rows at once is in it, so that nobody reads through the thumbnails.
+        Index("ix_preview_state", "project", "gone", "asked_at", "value", "camera"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: int | None = Field(default=None, primary_key=True)
-    camera: str = Field(index=True)
+    camera: str
     event_id: str
-    project: str = Field(index=True)
-    value: float = Field(default=0.0, index=True)
+    project: str
+    value: float = 0.0
     captured_at: datetime = Field(sa_type=UtcDateTime)
     received_at: datetime = Field(sa_type=UtcDateTime)
     event: bytes = Field(sa_type=LargeBinary)
     thumbnail: bytes = Field(default=b"", sa_type=LargeBinary)
+    embedding: bytes = Field(default=b"", sa_type=LargeBinary)
     asked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     gone: bool = False
 

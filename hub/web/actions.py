@@ -36,6 +36,10 @@ class Actions(Protocol):
         """Release the model of a finished run; returns the release number."""
         ...
 
+    def ask_preview(self, preview_id: int) -> None:
+        """Have the image of a preview sent, as soon as its camera is there. Nothing where it is gone or stored."""
+        ...
+
     def resume_rollout(self) -> None:
         """Let a held rollout go on."""
         ...

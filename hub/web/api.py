@@ -26,6 +26,8 @@ from hub.web.models import (
     LabelView,
     Number,
     Overview,
+    PreviewPage,
+    PreviewState,
     QueueView,
     ReleaseAsk,
     ReleaseView,
@@ -35,6 +37,7 @@ from hub.web.models import (
     SkipAsk,
     UndoAsk,
 )
+from hub.web.previews import Order
 from hub.web.views import Views
 from shared.errors import LabelError, StoreError
 from shared.preprocess import Pixels, decode, encode_jpeg
@@ -118,6 +121,32 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
         kind = TYPES.get(found.ext)
         headers = FOREVER if kind else {**FOREVER, "content-disposition": "attachment"}
         return Response(data, media_type=kind or "application/octet-stream", headers=headers)
+
+    @api.get("/previews")
+    def previews(
+        *,
+        limit: Limit = 50,
+        offset: Offset = 0,
+        state: PreviewState | None = None,
+        camera: Text = "",
+        order: Order = "newest",
+    ) -> PreviewPage:
+        """Events whose images wait on their cameras, the newest or the most valuable first."""
+        return views.previews.page(limit=limit, offset=offset, state=state, camera=camera, order=order)
+
+    @api.get("/previews/{preview}/thumbnail", response_class=Response)
+    def thumbnail(preview: RowId) -> Response:
+        """The small picture of a preview, a JPEG."""
+        data = _found(views.previews.thumbnail(preview), "thumbnail")
+        return Response(data, media_type="image/jpeg", headers=FOREVER)
+
+    @api.post("/previews/{preview}/ask")
+    def ask_preview(preview: RowId) -> Done:
+        """Have the image sent, as soon as its camera is there; once it is stored the preview goes. Repeats are fine."""
+        if _found(views.previews.one(preview), "preview").state == "gone":
+            raise HTTPException(409, "the camera has let this image go")
+        actions.ask_preview(preview)
+        return Done()
 
     @api.get("/queue")
     def queue(

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from hub.tables import Camera, Rollout
-from hub.web.models import CameraStatus, CameraView, RolloutView
+from hub.web.models import CameraStatus, CameraView, PreviewCounts, RolloutView
 from shared.messages import Reported
 
 
@@ -18,8 +18,8 @@ def target(camera: str, rollout: Rollout | None) -> int:
     return rollout.release
 
 
-def camera_view(camera: Camera, rollout: Rollout | None) -> CameraView:
-    """A row and what it reported last; a report that cannot be read counts as none."""
+def camera_view(camera: Camera, rollout: Rollout | None, previews: PreviewCounts | None = None) -> CameraView:
+    """A row, what it reported last and its previews; a report that cannot be read counts as none."""
     said = _reported(camera)
     wanted = target(camera.name, rollout)
     status, words = _stands(camera, said, wanted)
@@ -32,6 +32,7 @@ def camera_view(camera: Camera, rollout: Rollout | None) -> CameraView:
         target=wanted,
         status=status,
         words=words,
+        previews=previews or PreviewCounts(),
     )
     if said is None:
         return base

@@ -136,11 +136,58 @@ class ReleaseView(View):
     rollout: RolloutView | None
 
 
+PreviewState = Literal["waiting", "asked", "gone"]
+
+
+class PreviewView(View):
+    """An event whose image waits on its camera. thumb: a small JPEG, "" where there is none. size: bytes of the image.
+
+    state: waiting for somebody who wants the image, asked for since `asked_at`, or gone from its camera.
+    """
+
+    id: int
+    thumb: str
+    state: PreviewState
+    camera: str
+    event: str
+    captured_at: datetime
+    received_at: datetime
+    asked_at: datetime | None
+    release: int
+    guess: str
+    score: float
+    scores: dict[str, float]
+    why: str
+    probability: float
+    value: float
+    size: int
+
+
+class PreviewPage(View):
+    """Some of `total` previews."""
+
+    total: int
+    limit: int
+    offset: int
+    items: list[PreviewView]
+
+
+class PreviewCounts(View):
+    """How many previews are in which state."""
+
+    waiting: int = 0
+    asked: int = 0
+    gone: int = 0
+
+
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
 class CameraView(View):
-    """A camera. target: the release it should run now; status and words: how it stands; None: it has not said."""
+    """A camera. target: the release it should run now; status and words: how it stands; None: it has not said.
+
+    previews: of images that it holds until somebody wants them.
+    """
 
     name: str
     online: bool
@@ -150,6 +197,7 @@ class CameraView(View):
     target: int
     status: CameraStatus
     words: str
+    previews: PreviewCounts = PreviewCounts()
     agent: str | None = None
     clock: str | None = None
     reported_at: datetime | None = None
@@ -283,6 +331,7 @@ class Overview(View):
     cameras: list[CameraView]
     queue: QueueCounts
     totals: Totals
+    previews: PreviewCounts
     current: RunView | None
     runs: list[RunView]
     latest: int

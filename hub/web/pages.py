@@ -1,7 +1,7 @@
 """The pages: read models poured into templates. Pages change nothing; their buttons call the API."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, HTTPException, Query, Request
@@ -11,6 +11,8 @@ from starlette.templating import Jinja2Templates
 from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
+from hub.web.models import PreviewCounts, PreviewState
+from hub.web.previews import Order
 from hub.web.views import Views
 from shared.clock import Clock
 from shared.errors import HoneError
@@ -26,6 +28,8 @@ FILTERS = {
     "unreadable": "Unreadable",
     "lost": "Lost",
 }
+PREVIEWS = {"": "All", "waiting": "Waiting", "asked": "Asked for", "gone": "Gone"}
+ORDERS: dict[str, Order] = {"": "newest", "value": "value"}
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 
 
@@ -83,6 +87,40 @@ class Pages:
                 filters=FILTERS,
                 classes=self._settings.project.classes,
                 cameras=[one.name for one in views.cameras()],
+                previews=views.preview_counts(),
+            )
+
+        @pages.get("/images/previews")
+        def previews(
+            request: Request, *, page: PageNumber = 1, state: Text = "", camera: Text = "", order: Text = ""
+        ) -> Response:
+            chosen = {"state": state, "camera": camera, "order": order}
+            cameras = views.cameras()
+            found = views.previews.page(
+                state=cast("PreviewState", state) if state and state in PREVIEWS else None,
+                camera=camera,
+                order=ORDERS.get(order, "newest"),
+                limit=PER_PAGE,
+                offset=(page - 1) * PER_PAGE,
+            )
+
+            def link(**changes: Any) -> str:
+                query = {key: value for key, value in {**chosen, **changes}.items() if value}
+                return f"/images/previews?{urlencode(query)}" if query else "/images/previews"
+
+            return self._page(
+                request,
+                "previews.html",
+                found=found,
+                chosen=chosen,
+                page=page,
+                pages=-(-found.total // PER_PAGE),
+                link=link,
+                filters=PREVIEWS,
+                counts=views.preview_counts(),
+                cameras=[one.name for one in cameras if one.previews != PreviewCounts()],
+                online={one.name for one in cameras if one.online},
+                every=self._settings.collect.fetch_per_hour,
             )
 
         @pages.get("/images/{image}")

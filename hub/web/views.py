@@ -9,7 +9,7 @@ from hub.label import Desk
 from hub.registry import labels_since_run
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Camera, Image, Label, Release, Rollout, Run
+from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run
 from hub.web.actions import Actions
 from hub.web.cameras import camera_view, rollout_view
 from hub.web.figures import figures, gain
@@ -18,6 +18,7 @@ from hub.web.models import (
     CameraView,
     HubView,
     Overview,
+    PreviewCounts,
     QueueCounts,
     ReleaseView,
     RolloutView,
@@ -25,6 +26,7 @@ from hub.web.models import (
     RunView,
     Totals,
 )
+from hub.web.previews import Previews
 from shared.clock import Clock
 
 _UNDER_WAY = ("queued", "running")
@@ -42,6 +44,7 @@ class Views:
         self._actions = actions
         self._clock = clock
         self.images = Images(self._project, store, desk)
+        self.previews = Previews(self._project, store)
 
     def overview(self) -> Overview:
         """The front page."""
@@ -50,14 +53,16 @@ class Views:
             runs = self._runs(session, 5, 0)
             cameras, rollout = self._fleet(session)
             releases = self._releases(session, 5, 0)
+            held = self.previews.counts(session)
             return Overview(
                 project=self._project,
                 classes=self._classes,
                 now=self._clock.utc(),
                 hub=self.hub(),
-                cameras=[camera_view(one, rollout) for one in cameras],
+                cameras=[camera_view(one, rollout, held.get(one.name)) for one in cameras],
                 queue=counts,
                 totals=self._totals(session),
+                previews=self.previews.totals(session),
                 current=next((one for one in runs if one.state in _UNDER_WAY), None),
                 runs=runs,
                 latest=releases[0].number if releases else 0,
@@ -95,11 +100,17 @@ class Views:
         """All cameras, by name."""
         with self._store.read() as session:
             cameras, rollout = self._fleet(session)
-            return [camera_view(one, rollout) for one in cameras]
+            held = self.previews.counts(session)
+            return [camera_view(one, rollout, held.get(one.name)) for one in cameras]
 
     def camera(self, name: str) -> CameraView | None:
         """One camera by `site/camera`."""
         return next((one for one in self.cameras() if one.name == name), None)
+
+    def preview_counts(self) -> PreviewCounts:
+        """How many previews are in which state."""
+        with self._store.read() as session:
+            return self.previews.totals(session)
 
     def runs(self, limit: int, offset: int = 0) -> list[RunView]:
         """Runs, the newest first."""
@@ -149,12 +160,15 @@ class Views:
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
             rollout = _rollout(session, self._project)
+            held = self.previews.counts(session)
+            shown = session.exec(select(func.max(Preview.id))).one()
         way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
         return {
             "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
             "cameras": _short(cameras),
             "images": _short(newest, unchecked),
             "labels": _short(decided),
+            "previews": _short(shown, sorted((name, *dict(one).values()) for name, one in held.items())),
             "runs": _short(runs),
             "releases": _short(release, way),
         }

@@ -31,8 +31,14 @@ Hub (`receiver.Receiver`), per event:
     -         | event, too large              | -        | refuse
     -         | event, no room for it now     | -        | pause
     -         | event, the disk nearly full   | -        | pause
+    -         | event, a preview              | held     | hand the preview over to be made durable
     -         | event                         | partial  | resend of all, where the chunks do not follow
-    partial   | event again                   | partial  | resend of what is missing
+    held      | durable                       | -        | noted
+    held      | could not be made durable     | -        | pause; the camera will ask again
+    -         | its image is wanted           | partial  | resend of all, as room and credit allow
+    partial   | wanted, its camera comes online | partial | resend of what is missing
+    partial   | gone                          | -        |
+    partial   | event again, a preview too    | partial  | resend of what is missing
     partial   | event again, cut otherwise    | partial  | what is covered is kept; resend of the rest
     partial   | chunk                         | partial  | resend of gaps, after the last index came
     partial   | chunk, nothing missing        | complete | hand the image over to be made durable
@@ -52,6 +58,7 @@ from shared.transfer.receiver import (
     Complete,
     Drop,
     Effect,
+    Held,
     Keep,
     Limits,
     Problem,
@@ -70,6 +77,6 @@ from shared.transfer.sender import (
 
 __all__ = [
     "FIRST_PATIENCE", "LOST_BEATS", "MAX_PATIENCE", "MAX_PAUSE", "SPILL_AFTER",
-    "Answer", "Complete", "Drop", "Effect", "Keep", "Limits", "Offer", "Problem", "Receiver", "SendChunk", "SendEvent",
-    "Sender", "to_ranges",
+    "Answer", "Complete", "Drop", "Effect", "Held", "Keep", "Limits", "Offer", "Problem", "Receiver", "SendChunk",
+    "SendEvent", "Sender", "to_ranges",
 ]  # fmt: skip

@@ -1,8 +1,10 @@
 """The hub's end of an upload; the state table is in the package's docstring."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from shared.errors import ChunkError, HashMismatchError, HoneError, TooLargeError
 from shared.files import chunk_count, sha256_hex
@@ -13,6 +15,8 @@ SPILL_AFTER = 5.0
 """Seconds after which an unfinished image is put on disk, so that a restart of the hub costs no chunk."""
 ACTIVE_FOR = 5.0
 """Seconds that a camera takes part in the sharing of credit after its last offer."""
+REMIND_AFTER = 120.0
+"""Seconds without a chunk of an image that is wanted, after which the camera is asked for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,14 @@ class Complete:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A camera holds this image and offers a preview of it: make that durable, then call `noted`."""
+
+    camera: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A camera broke the protocol: count and log it."""
 
@@ -53,7 +65,7 @@ class Problem:
     error: HoneError
 
 
-Effect = Answer | Complete | Problem
+Effect = Answer | Complete | Held | Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,7 @@ class _Partial:
     complete: bool = False
     mismatches: int = 0
     spilled: bool = False
+    wanted: bool = False  # of a camera that may hold it until it is asked
     unspilled: set[int] = field(default_factory=set)  # chunks that came since the last spill
 
     def holes(self) -> list[Range]:
@@ -122,9 +135,14 @@ class Receiver:
 
     # -- what came in
 
-    def hello(self, camera: str) -> None:
-        """A camera came online (or back): it begins with `first_credit`."""
+    def hello(self, camera: str) -> list[Effect]:
+        """A camera came online (or back): it begins with `first_credit`, and is asked anew for what is wanted of it."""
         self._cameras[camera] = None
+        return [
+            self._answer(camera, {"resend": {event_id: partial.holes()}})
+            for (owner, event_id), partial in self._partials.items()
+            if owner == camera and partial.wanted and not partial.complete
+        ]
 
     def bye(self, camera: str) -> None:
         """A camera went offline; its partials stay until they expire."""
@@ -160,6 +178,10 @@ class Receiver:
                 return self._refuse(camera, event, HashMismatchError("is being stored with another sha256"))
             self._forget(camera, event.id)
             partial = None
+        if event.held:
+            if partial is None and self.accepts:
+                return [Held(camera, event)]
+            event = msgspec.structs.replace(event, held=False, thumbnail=None, embedding=None)  # wanted meanwhile
         if partial is None:
             self._make_room(camera, event.size)
             if not self.accepts or self._bytes + event.size > self.limits.partial_bytes:
@@ -202,6 +224,33 @@ class Receiver:
             return [self._answer(camera, {"resend": {event_id: partial.holes()}})] if index == count - 1 else []
         return self._finish(camera, partial)
 
+    def want(self, camera: str, event: Event, now: float) -> list[Effect]:
+        """The image of a preview is wanted: ask for its chunks; call it again and again until the image is stored.
+
+        Nothing where it is on its way, the camera is away, or there is no room or credit for it now.
+        """
+        if camera not in self._cameras or not self.accepts:
+            return []
+        partial = self._partials.get((camera, event.id))
+        if partial is None:
+            own = self._held.get(camera, 0)
+            if self._bytes + event.size > self.limits.partial_bytes:
+                return []
+            if own and own + event.size > self.credit(camera):
+                return []
+            partial = self._begin(camera, event, now)
+        elif partial.complete or now - partial.touched < REMIND_AFTER:
+            return []
+        partial.wanted, partial.touched = True, now
+        return [self._answer(camera, {"resend": {event.id: partial.holes()}})]
+
+    def gone(self, camera: str, event_ids: Iterable[str]) -> None:
+        """The camera does not have these images (any more)."""
+        for one in event_ids:
+            partial = self._partials.get((camera, one))
+            if partial is not None and not partial.complete:
+                self._forget(camera, one)
+
     def restore(self, camera: str, event: Event, chunks: Mapping[int, bytes], now: float) -> None:
         """What was on disk of an unfinished image when the hub started; the camera will ask, and be told the rest."""
         if (camera, event.id) in self._partials or self._bytes + event.size > self.limits.partial_bytes:
@@ -218,6 +267,10 @@ class Receiver:
         for one in event_ids:
             self._forget(camera, one)
         return [self._answer(camera, {"stored": event_ids})]
+
+    def noted(self, camera: str, event_ids: list[str]) -> list[Effect]:
+        """The previews of these are in the database: the camera holds the images until they are asked for."""
+        return [self._answer(camera, {"noted": event_ids})]
 
     def stored_before(self, camera: str, event: Event, stored_hash: str) -> list[Effect]:
         """This (camera, id) is stored already, under `stored_hash`."""
@@ -258,6 +311,11 @@ class Receiver:
         return work
 
     # -- what the caller asks
+
+    @property
+    def online(self) -> Collection[str]:
+        """The cameras that are online."""
+        return self._cameras.keys()
 
     @property
     def partial_bytes(self) -> int:

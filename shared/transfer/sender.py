@@ -123,16 +123,21 @@ class Sender:
 
     # -- what the caller tells
 
-    def add(self, offer: Offer) -> None:
-        """An event is in the spool."""
-        if offer.id not in self._uploads:
-            self._uploads[offer.id] = _Upload(offer, offer.chunk_size, offer.held)
+    def add(self, offer: Offer, *, noted: int | None = None) -> None:
+        """An event is in the spool. noted: the hub keeps its preview from before, and knows it by this chunk size."""
+        if offer.id in self._uploads:
+            return
+        self._uploads[offer.id] = upload = _Upload(offer, noted or offer.chunk_size, offer.held)
+        if noted and offer.held:
+            upload.step = _Step.HELD
+        else:
             heapq.heappush(self._line, (-offer.value, offer.id))
 
-    def remove(self, event_id: str) -> None:
-        """The event is no longer in the spool (evicted); forget it."""
+    def remove(self, event_id: str) -> bool:
+        """The event is no longer in the spool (evicted); forget it. Whether the hub may know a preview of it."""
         self._rest(event_id)
-        self._uploads.pop(event_id, None)
+        upload = self._uploads.pop(event_id, None)
+        return upload is not None and upload.offer.held and upload.step is not _Step.WAITING
 
     def connected(self) -> None:
         """The broker has us again: the hub must show life anew, and what was on its way is asked for."""
@@ -228,6 +233,11 @@ class Sender:
     def idle(self) -> bool:
         """Whether no event is left here."""
         return not self._uploads
+
+    def holds(self, event_id: str) -> bool:
+        """Whether the hub keeps the preview of this event, and has not asked for its image."""
+        upload = self._uploads.get(event_id)
+        return upload is not None and upload.step is _Step.HELD
 
     def chunk_size(self, event_id: str) -> int:
         """Bytes of each chunk but the last, as this event is cut; KeyError when it is gone."""

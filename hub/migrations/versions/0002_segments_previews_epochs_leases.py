@@ -50,23 +50,21 @@ def upgrade() -> None:
         sa.Column("received_at", sa.DateTime(), nullable=False),
         sa.Column("event", sa.LargeBinary(), nullable=False),
         sa.Column("thumbnail", sa.LargeBinary(), nullable=False),
+        sa.Column("embedding", sa.LargeBinary(), nullable=False),
         sa.Column("asked_at", sa.DateTime(), nullable=True),
         sa.Column("gone", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("camera", "event_id"),
+        sqlite_autoincrement=True,
     )
     with op.batch_alter_table("preview", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_preview_camera"), ["camera"], unique=False)
-        batch_op.create_index(batch_op.f("ix_preview_project"), ["project"], unique=False)
-        batch_op.create_index(batch_op.f("ix_preview_value"), ["value"], unique=False)
+        batch_op.create_index("ix_preview_state", ["project", "gone", "asked_at", "value", "camera"], unique=False)
 
 
 def downgrade() -> None:
 
     with op.batch_alter_table("preview", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_preview_value"))
-        batch_op.drop_index(batch_op.f("ix_preview_project"))
-        batch_op.drop_index(batch_op.f("ix_preview_camera"))
+        batch_op.drop_index("ix_preview_state")
 
     op.drop_table("preview")
     op.drop_table("lease")

@@ -3,6 +3,7 @@
 Run it to look around: `python -m tests.hub.web.seed` serves it and prints the address.
 """
 
+import base64
 import hashlib
 import sys
 import tempfile
@@ -15,17 +16,20 @@ import cv2
 import msgspec
 import numpy as np
 
+from edge.thumbnail import thumbnail
+from hub import previews
 from hub.evaluate import compare, evaluate
 from hub.label import Desk
 from hub.settings import HubSettings, ProjectSettings, WebSettings
 from hub.store import Store, open_store
-from hub.tables import Camera, Embedding, Image, Release, Rollout, Run
+from hub.tables import Camera, Embedding, Image, Preview, Release, Rollout, Run
 from hub.web.actions import HubState
 from hub.web.app import create_app
 from hub.web.serve import WebServer
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerError, TrainError
-from shared.messages import FrameState, Rates, ReloadState, Reported, SpoolState, encode
+from shared.messages import Event, FrameState, Rates, ReloadState, Reported, SpoolState, encode
+from shared.preprocess import decode
 
 CLASSES = ["good", "defect"]
 
@@ -72,6 +76,12 @@ class FakeActions:
             raise BrokerError("is not there", subject="broker", remedy="Start it")
         self.released.append((run_id, note))
         return 5
+
+    def ask_preview(self, preview_id: int) -> None:
+        with self.store.write() as session:
+            preview = session.get(Preview, preview_id)
+            assert preview is not None
+            previews.ask(session, preview.camera, preview.event_id, self.clock.utc())
 
     def resume_rollout(self) -> None:
         with self.store.write() as session:
@@ -137,6 +147,7 @@ def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[s
     if not empty:
         _cameras(made)
         _images(made, images)
+        _previews(made)
         _runs(made)
     return made
 
@@ -259,6 +270,40 @@ def _images(made: Seeded, count: int) -> None:
             made.desk.skip(image.id, operator="Mira")
         else:
             made.desk.decide(image.id, names[1] if truth[image.id - 1] else names[0], operator="Mira", seconds=1.4)
+
+
+def _previews(made: Seeded) -> None:
+    """Nine previews of two cameras: three states, one without a picture."""
+    rng = np.random.default_rng(11)
+    now = made.clock.utc()
+    with made.store.write() as session:
+        for number in range(9):
+            at = now - timedelta(minutes=7 * (9 - number))
+            sure = round(float(rng.uniform(0.34, 0.66)), 3)
+            scores = {made.settings.project.classes[0]: 1 - sure, made.settings.project.classes[1]: sure}
+            small = thumbnail(decode(cell(rng, number % 2 == 1)))
+            event = Event(
+                id=f"01950000-0000-7000-8000-{0xF00 + number:012x}",
+                project="cells",
+                release=3,
+                time=at,
+                label=max(scores, key=lambda one: scores[one]),
+                score=max(scores.values()),
+                scores=scores,
+                why="audit" if number == 4 else "low_score",
+                probability=0.01 if number == 4 else 1.0,
+                value=1.0 if number == 4 else 1 - max(scores.values()),
+                size=61_300 + 997 * number,
+                sha256=f"{number:064x}",
+                ext="png",
+                chunk_size=8192,
+                held=True,
+                thumbnail=None if number == 2 else base64.b64encode(small).decode(),
+            )
+            camera = "line-3/oven-exit" if number % 3 == 0 else "line-2/top"
+            asked = at + timedelta(minutes=3) if number in (0, 5) else None
+            row = previews.row(camera, event, at + timedelta(seconds=9), asked)
+            session.add(Preview(**{**row, "gone": number == 7}))
 
 
 def _figures(rng: np.random.Generator, old: float, new: float, classes: int) -> tuple[dict, dict, dict]:
