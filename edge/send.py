@@ -22,7 +22,7 @@ from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.files import write_atomic
-from shared.messages import Gone, HubStatus, Reply, encode, encode_attached
+from shared.messages import MAX_GONE, Gone, HubStatus, Reply, encode, encode_attached
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
