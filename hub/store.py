@@ -6,8 +6,10 @@ Invariant: a row names only blobs that are durable. A blob without a row is garb
 """
 
 import os
+import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,7 @@ import alembic.config
 import sqlalchemy
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Executable, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlmodel import Session, col, create_engine
 
 from hub.segments import Place, Segments
@@ -26,6 +28,10 @@ from hub.settings import HubSettings
 from hub.tables import Blob
 from shared.errors import StoreError
 from shared.files import TMP, sha256_hex, sync_folder, write_aside
+
+BUSY_S = 15.0
+"""Seconds to wait for SQLite's lock."""
+LOOK_AGAIN_S = 0.002
 
 
 class Blobs:
@@ -236,16 +242,41 @@ class Store:
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     """WAL for readers beside one writer; synchronous FULL, since `stored` must mean on disk."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(1000 * BUSY_S)}", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
     connection.isolation_level = None  # SQLAlchemy's own BEGIN below, not sqlite3's late one
 
 
 def _begin(connection: sqlalchemy.Connection) -> None:
-    """Take SQLite's write lock at the start of a writing transaction: a read that turns into a write may fail."""
-    reads = connection.get_execution_options().get("hone_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    """Take SQLite's write lock at the start of a writing transaction: a read that turns into a write may fail.
+
+    SQLite itself looks for the lock ten times a second, once it has waited long: beside a process that writes round
+    after round it would hardly ever find it free.
+    """
+    if connection.get_execution_options().get("hone_reads", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    deadline = time.monotonic() + BUSY_S
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(LOOK_AGAIN_S)
+            else:
+                return
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(1000 * BUSY_S)}")
+
+
+def _is_busy(error: OperationalError) -> bool:
+    return (
+        isinstance(error.orig, sqlite3.OperationalError) and error.orig.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    )
 
 
 def _migrate(engine: Engine) -> None:
