@@ -15,7 +15,9 @@ MAX_WINDOW = 2 << 20
 MEMORY_S = 10.0
 """Seconds after which what was learnt counts for a third."""
 SAMPLE_S = 0.02
-"""Shorter times than this tell nothing, unless all that was sent has arrived in them."""
+"""Shorter times than this tell nothing, unless all that was sent since the line was idle has arrived in them:
+acknowledgements that were held up come in a bunch, and say nothing of the line.
+"""
 
 
 class Link:
@@ -25,12 +27,13 @@ class Link:
         self._flying = 0
         self._acked = 0
         self._since = 0.0
+        self._whole = False  # whether `_acked` counts from the first byte after the line was idle
         self._rate: float | None = None
 
     def sent(self, size: int, now: float) -> None:
         """So many bytes were handed over."""
         if not self._flying:
-            self._since, self._acked = now, 0
+            self._since, self._acked, self._whole = now, 0, True
         self._flying += size
 
     def acked(self, size: int, now: float) -> None:
@@ -38,17 +41,18 @@ class Link:
         self._flying = max(0, self._flying - size)
         self._acked += size
         took = now - self._since
-        if took <= 0 or (took < SAMPLE_S and self._flying):
+        if took <= 0 or (took < SAMPLE_S and (self._flying or not self._whole)):
             return
         rate = self._acked / took
         fresh = 1 - math.exp(-took / MEMORY_S)
         # A line that turns out better than thought is believed at once: what was learnt from little says too little.
         self._rate = rate if self._rate is None or rate > self._rate else self._rate + fresh * (rate - self._rate)
-        self._since, self._acked = now, 0
+        self._since, self._acked, self._whole = now, 0, False
 
     def broke(self) -> None:
         """The connection is gone, and with it what was under way."""
         self._flying = self._acked = 0
+        self._whole = False
 
     @property
     def rate(self) -> float | None:

@@ -1,9 +1,10 @@
 """Send: the real thread and spool against a small hub, over a broker in memory that can be cut."""
 
 import errno
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -16,14 +17,17 @@ from edge.send import Sending
 from edge.spool import Spool
 from edge.waiting import offer_of
 from shared import topics
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.messages import Event, HubStatus, Reply, encode
+from shared.mqtt import PahoBus
 from shared.transfer import Limits
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA, Wires
+from tests.fakes.clock import QuickClock
 from tests.fakes.hub import FakeHub
 from tests.fakes.listener import Recorder, wait_until
 from tests.fakes.messages import event_of, ident
+from tests.fakes.mosquitto import Mosquitto
 
 
 @dataclass
@@ -41,11 +45,11 @@ class Camera:
             self.sending.stop()
             self.bus.stop()
 
-    def add(self, *numbers: int, size: int = 1000) -> None:
+    def add(self, *numbers: int, size: int = 1000, held: bool = False) -> None:
         for n in numbers:
             event, data = event_of(n, size=size)
             self.spool.add(event, data)
-            self.sending.spooled(offer_of(event))
+            self.sending.spooled(replace(offer_of(event), held=held))
 
     def wait_empty(self) -> None:
         wait_until(lambda: self.spool.state().left == 0, "an empty spool")
@@ -63,11 +67,19 @@ def broker() -> FakeBroker:
 def make_camera(broker: FakeBroker, tmp_path: Path) -> Iterator[MakeCamera]:
     made: list[Camera] = []
 
-    def make(*, limit: int = 1 << 20, quarantine: int = 1 << 20, keep_s: float = 0.0) -> Camera:
+    def make(
+        *,
+        limit: int = 1 << 20,
+        quarantine: int = 1 << 20,
+        keep_s: float = 0.0,
+        clock: Clock | None = None,
+        memory: Path | None = None,
+    ) -> Camera:
         bus = FakeBus(broker, f"camera-{len(made)}")
-        spool = Spool(tmp_path / "spool", limit=limit, quarantine_limit=quarantine, keep_s=keep_s, clock=SystemClock())
+        clock = clock or SystemClock()
+        spool = Spool(tmp_path / "spool", limit=limit, quarantine_limit=quarantine, keep_s=keep_s, clock=clock)
         errors: Counter[str] = Counter()
-        sending = Sending(CAMERA, bus, spool, SystemClock(), errors)
+        sending = Sending(CAMERA, bus, spool, clock, errors, memory=memory)
         wires = Wires(bus, sending=sending)
         made.append(Camera(bus, spool, sending, wires, errors))
         sending.start()
@@ -83,8 +95,9 @@ def make_camera(broker: FakeBroker, tmp_path: Path) -> Iterator[MakeCamera]:
 def make_hub(broker: FakeBroker) -> Iterator[Callable[..., FakeHub]]:
     made: list[FakeHub] = []
 
-    def make(limits: Limits | None = None) -> FakeHub:
-        made.append(FakeHub(FakeBus(broker, f"hub-{len(made)}"), SystemClock(), limits=limits))
+    def make(limits: Limits | None = None, *, name: str = "hub", clock: Clock | None = None) -> FakeHub:
+        bus = FakeBus(broker, f"hub-{len(made)}")
+        made.append(FakeHub(bus, clock or SystemClock(), name=name, limits=limits))
         return made[-1].start()
 
     yield make
@@ -99,7 +112,7 @@ def whole(hub: FakeHub, numbers: range, size: int = 1000) -> None:
         event, data = event_of(n, size=size)
         told, kept = hub.disk[CAMERA, ident(n)]
         assert kept == data
-        assert msgspec.structs.replace(told, follows=True) == event
+        assert msgspec.structs.replace(told, follows=True, held=False, chunk_size=256) == event
     assert hub.problems == []
     assert hub.bad == []
 
@@ -290,3 +303,258 @@ def test_replies_about_nothing_we_have(make_camera: MakeCamera, make_hub: Callab
     camera.add(1)
     camera.wait_empty()
     whole(hub, range(1, 2))
+
+
+def test_an_image_that_fits_goes_with_its_event(
+    broker: FakeBroker, make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    camera, hub = make_camera(), make_hub()
+    camera.add(*range(10), size=200)
+    camera.wait_empty()
+    whole(hub, range(10), size=200)
+    assert hub.attached == hub.offers
+    assert not [one for one in broker.seen if "/chunk/" in one.topic]
+
+
+def test_what_the_hub_does_not_take_with_the_event_follows_it(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    camera, hub = make_camera(), make_hub()
+    hub.attach = 255
+    wait_until(lambda: camera.sending._sender.hub_lives(SystemClock().monotonic()), "the hub")
+    wait_until(lambda: camera.sending._sender._hubs["hub"].attach == 255, "its word")
+    camera.add(*range(10))
+    camera.wait_empty()
+    whole(hub, range(10))
+    assert hub.attached == []
+
+
+# -- what a hub may do to a camera; clocks run fast, since patience is long
+
+SPEED = 20.0
+FEW = Limits(credit_first=4000, credit_camera=4000)
+
+
+def test_a_hub_that_beats_and_stores_nothing_gets_its_credit_and_no_more(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    clock = QuickClock(SPEED)
+    camera, hub = make_camera(clock=clock), make_hub(FEW, clock=clock)
+    hub.stores = False
+    camera.add(*range(20))
+    wait_until(lambda: len(hub.offers) >= 4 * 3, "each to be asked for twice", seconds=20)
+    assert len(set(hub.offers)) == 4
+    assert camera.spool.state().left == 20
+    hub.stores = True
+    camera.wait_empty()
+    whole(hub, range(20))
+
+
+def test_a_hub_that_beats_and_hears_nothing_gets_its_credit_and_no_more(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub], broker: FakeBroker
+) -> None:
+    """The broker acknowledges all, and the hub never sees it."""
+    clock = QuickClock(SPEED)
+    camera, hub = make_camera(clock=clock), make_hub(FEW, clock=clock)
+    hub.hears = False
+    camera.add(*range(20))
+
+    def offered() -> list[str]:
+        return [
+            one.payload.partition(b'"id":"')[2][:36].decode() for one in broker.seen if one.topic.endswith("/event")
+        ]
+
+    wait_until(lambda: len(offered()) >= 4 * 3, "each to be asked for twice", seconds=20)
+    assert len(set(offered())) == 4
+    hub.hears = True
+    camera.wait_empty()
+    whole(hub, range(20))
+
+
+def test_a_hub_that_no_longer_beats_is_sent_nothing_more(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    clock = QuickClock(SPEED)
+    camera, hub = make_camera(clock=clock), make_hub(FEW, clock=clock)
+    hub.stores = False
+    camera.add(*range(20))
+    wait_until(lambda: len(set(hub.offers)) == 4, "all of the credit")
+    hub.beats = False
+    wait_until(lambda: not camera.sending._sender.hub_lives(clock.monotonic()), "the silence to be noticed")
+    said = len(hub.offers)
+    until = clock.monotonic() + 60.0
+    wait_until(lambda: clock.monotonic() > until, "a minute")
+    assert len(hub.offers) == said, "not even a question"
+    hub.stores = hub.beats = True
+    camera.wait_empty()
+    whole(hub, range(20))
+
+
+def test_lost_replies_are_made_good(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
+    """The first word on each event is lost, and every word on credit until then."""
+    clock = QuickClock(SPEED)
+    camera, hub = make_camera(clock=clock), make_hub(FEW, clock=clock)
+    lost: list[Reply] = []
+    told: set[str] = set()
+
+    def loses(reply: Reply) -> bool:
+        fresh = {*reply.stored, *reply.resend} - told
+        told.update(fresh)
+        if fresh:
+            lost.append(reply)
+        return bool(fresh)
+
+    hub.loses = loses
+    camera.add(*range(8))
+    wait_until(lambda: camera.spool.state().left == 0, "an empty spool", seconds=25)
+    whole(hub, range(8))
+    assert {event_id for one in lost for event_id in one.stored} == {ident(n) for n in range(8)}
+    assert any(one.credit for one in lost)
+
+
+def test_a_hub_whose_disk_is_full_is_sent_nothing_until_there_is_room(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    camera, hub = make_camera(), make_hub()
+    hub.accepts = False
+    camera.add(*range(10))
+    wait_until(lambda: "hub" in camera.sending._sender._hubs, "the hub's word")
+    wait_until(camera.sending._inbox.empty, "rest")
+    assert camera.sending._sender.hub_lives(SystemClock().monotonic()) or hub.offers == []
+    assert hub.offers == []
+    hub.accepts = True
+    camera.wait_empty()
+    whole(hub, range(10))
+
+
+def test_another_hub_takes_the_site_over(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
+    clock = QuickClock(SPEED)
+    camera, one, two = (
+        make_camera(clock=clock),
+        make_hub(FEW, name="one", clock=clock),
+        make_hub(FEW, name="two", clock=clock),
+    )
+    one.sites, two.sites, two.hears = ["site"], ["elsewhere"], False
+    camera.add(*range(5))
+    camera.wait_empty()
+    assert one.stored == {ident(n) for n in range(5)}
+    one.stores = False
+    camera.add(*range(5, 15))
+    wait_until(lambda: len(set(one.offers)) == 9, "all of the credit")
+    one.deaf = True  # it is dead, and its retained status a ghost
+    two.sites, two.hears = ["elsewhere", "site"], True
+    two.restart()
+    camera.wait_empty()
+    assert two.stored == {ident(n) for n in range(5, 15)}
+
+
+def test_a_hub_that_was_restored_from_a_backup_gets_the_kept_copies_again(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub], tmp_path: Path
+) -> None:
+    memory = tmp_path / "epoch"
+    camera, hub = make_camera(keep_s=3600, memory=memory), make_hub()
+    camera.add(*range(10))
+    camera.wait_empty()
+    wait_until(lambda: memory.exists() and memory.read_text() == "epoch-1", "the epoch to be noted")
+    for n in range(4, 10):
+        del hub.disk[CAMERA, ident(n)]
+    hub.restart()
+    hub.epoch = "epoch-2"
+    wait_until(lambda: len(hub.disk) == 10, "the copies")
+    camera.wait_empty()
+    for n in range(10):
+        assert hub.disk[CAMERA, ident(n)][1] == event_of(n)[1]
+    assert {one.code for one in hub.problems} <= {"chunk"}, "chunks of what is stored already, at worst"
+    assert memory.read_text() == "epoch-2"
+    assert camera.spool.state().stored == 10
+
+
+def test_a_disk_that_is_slow_to_let_go_does_not_hold_up_the_line(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera, hub = make_camera(), make_hub(FEW)
+    stored, free, inside = camera.spool.stored, threading.Event(), threading.Event()
+
+    def slow(event_ids: Sequence[str]) -> None:
+        if event_ids:
+            inside.set()
+            assert free.wait(20)
+        stored(event_ids)
+
+    monkeypatch.setattr(camera.spool, "stored", slow)
+    camera.add(*range(20))
+    assert inside.wait(10)
+    wait_until(lambda: len(hub.stored) == 20, "all to be stored meanwhile")
+    assert camera.spool.state().stored == 0
+    free.set()
+    camera.wait_empty()
+    whole(hub, range(20))
+
+
+def test_held_images_wait_until_they_are_asked_for(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
+    camera, hub = make_camera(), make_hub()
+    camera.add(*range(5), held=True)
+    wait_until(lambda: len(hub.previews) == 5, "the previews")
+    camera.add(7)
+    wait_until(lambda: hub.stored == {ident(7)}, "an image that is not held")
+    hub.ask_for(CAMERA, ident(2))
+    wait_until(lambda: ident(2) in hub.stored, "the image")
+    assert hub.disk[CAMERA, ident(2)][1] == event_of(2)[1]
+    wait_until(lambda: camera.spool.state().left == 4, "its end in the spool")
+    assert hub.problems == []
+
+
+def test_a_held_image_that_had_to_go_is_said_to_be_gone(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    camera, hub = make_camera(), make_hub()
+    camera.add(1, held=True)
+    wait_until(lambda: hub.previews, "the preview")
+    camera.sending.evicted(ident(1))
+    hub.ask_for(CAMERA, ident(1))
+    wait_until(lambda: hub.gone == [ident(1)], "the word")
+
+
+# -- over a real broker
+
+
+def test_a_ghost_on_a_real_broker_is_sent_nothing_and_the_hub_that_comes_gets_all(
+    make_broker: Callable[[], Mosquitto], tmp_path: Path
+) -> None:
+    real = make_broker()
+    real.start()
+    ghost = PahoBus(real.settings_for("hub"), client_id="ghost", max_delay=1)
+    seen = Recorder()
+    ghost.subscribe(topics.uploads())
+    ghost.start(seen)
+    seen.wait_connected()
+    ghost.publish(
+        topics.hub_status("hub"), encode(HubStatus(online=True, boot="b", beat=7, credit=1 << 20)), retain=True
+    )
+    bus = PahoBus(real.settings_for(CAMERA), client_id=CAMERA, max_delay=1)
+    spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=SystemClock())
+    sending = Sending(CAMERA, bus, spool, SystemClock(), Counter())
+    camera = Camera(bus, spool, sending, Wires(bus, sending=sending), Counter())  # type: ignore[arg-type]
+    camera.add(*range(10))
+    sending.start()
+    bus.start(camera.wires)
+    hub = None
+    try:
+        seen.wait_message(topics.status(CAMERA))
+        wait_until(lambda: "hub" in sending._sender._hubs, "the retained status")
+        real.kill()
+        wait_until(lambda: not bus.online, "the cut")
+        real.start()
+        seen.wait_connected(2)
+        wait_until(lambda: seen.topics.count(topics.status(CAMERA)) >= 2, "the camera to be back")
+        wait_until(sending._inbox.empty, "rest")
+        assert set(seen.topics) == {topics.status(CAMERA)}
+        ghost.stop()
+        hub = FakeHub(PahoBus(real.settings_for("hub"), client_id="hub", max_delay=1), SystemClock()).start()
+        camera.wait_empty()
+        whole(hub, range(10))
+    finally:
+        camera.stop()
+        ghost.stop()
+        if hub is not None:
+            hub.stop()

@@ -21,7 +21,7 @@ class Wires:
         self.sending = sending
         self.reload = reload
         self.errors: Counter[str] = Counter()
-        bus.subscribe([topics.hub_status("hub"), topics.reply(CAMERA)])
+        bus.subscribe([topics.hub_status("+"), topics.reply(CAMERA)])
 
     def connected(self) -> None:
         self.bus.publish(topics.status(CAMERA), encode(Status(online=True, boot="1")), retain=True)

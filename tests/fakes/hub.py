@@ -66,6 +66,7 @@ class FakeHub:
         self.gone: list[str] = []
         self.attach = 1 << 20
         self.epoch = "epoch-1"
+        self.sites: list[str] = []
         self.beats = self.hears = True
         self.loses: Callable[[Reply], bool] = lambda _: False
         self.wants: list[Want] = []
@@ -161,6 +162,7 @@ class FakeHub:
                     boot=self._boot,
                     beat=next(self._numbers),
                     beat_s=2.0,
+                    sites=self.sites,
                     epoch=self.epoch,
                     accepts=self.accepts,
                     attach=self.attach,

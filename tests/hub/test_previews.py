@@ -72,9 +72,7 @@ class Hub:
         self.bus = Watched(self.broker)
         self.bus.store = store
         self.errors: Counter[str] = Counter()
-        self.collector = Collector(
-            settings, "boot-1", store=store, bus=self.bus, clock=SystemClock(), errors=self.errors
-        )
+        self.collector = Collector(settings, store=store, bus=self.bus, clock=SystemClock(), errors=self.errors)
         self.bus.subscribe(topics.uploads())
         self.bus.start(Into(self.collector.message))
 
