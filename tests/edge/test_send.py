@@ -112,7 +112,9 @@ def whole(hub: FakeHub, numbers: range, size: int = 1000) -> None:
         event, data = event_of(n, size=size)
         told, kept = hub.disk[CAMERA, ident(n)]
         assert kept == data
-        assert msgspec.structs.replace(told, follows=True, held=False, chunk_size=256) == event
+        # With its image an event does not carry what a preview shows.
+        sent = msgspec.structs.replace(event, embedding=None)
+        assert msgspec.structs.replace(told, follows=True, held=False, chunk_size=256) == sent
     assert hub.problems == []
     assert hub.bad == []
 

@@ -43,7 +43,7 @@ class Scene:
         self.config = toml_in(folder, mqtt=broker.port, password=str(broker.folder / "clear" / "hub"))
         settings = read(self.config)
         keys.make(settings.state_folder / "keys", SystemClock())
-        self.partials = settings.state_folder / "partials"
+        self.partials = settings.state_folder / "partials" / settings.name
         self.store = open_store(settings)
         self.log = folder / "log"
         self.hub = self.camera = None

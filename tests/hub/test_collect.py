@@ -715,7 +715,7 @@ def test_half_an_image_survives_a_restart_of_the_hub(make_hub, settings):
         again.bus.publish(topics.chunk(camera.name, event.id, index), data[index * event.chunk_size :][:1024])
     second.wait(lambda: again.stored, "stored")
     assert second.store.blobs.read(event.sha256) == data
-    second.wait(lambda: not list((settings.state_folder / "partials").iterdir()), "nothing left over")
+    second.wait(lambda: not list((settings.state_folder / "partials" / settings.name).iterdir()), "nothing left over")
 
 
 def test_two_hubs_on_one_state_folder_do_not_store_twice(tmp_path: Path, make_hub):
