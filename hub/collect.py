@@ -258,7 +258,12 @@ class Collector:
 
     def _mind_the_disk(self, now: float) -> None:
         """Below the watermark the whole fleet waits; nothing is refused."""
-        accepts = self._watermark.accepts(shutil.disk_usage(self._settings.state_folder).free)
+        try:
+            free = shutil.disk_usage(self._settings.state_folder).free
+        except OSError as error:  # gone with its mount: nothing can be stored now
+            log.error("the disk of %s cannot be looked at (%s)", self._settings.state_folder, error.strerror)
+            free = 0
+        accepts = self._watermark.accepts(free)
         if accepts != self._receiver.accepts:
             self._receiver.accepts = accepts
             self._pulse_at = float("-inf")  # those behind thin links shall know at once, too
