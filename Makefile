@@ -26,6 +26,7 @@ demo: setup
 
 test: setup
 	@scripts/need-system chromium chromium
+	@scripts/need-system strace strace
 	@$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest
 
