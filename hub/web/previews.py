@@ -39,8 +39,9 @@ class Previews:
         if state in ("waiting", "asked"):
             where.append(col(Preview.asked_at).is_(None) if state == "waiting" else col(Preview.asked_at).is_not(None))
         newest = col(Preview.id).desc()
-        rows = (
-            select(*_COLUMNS)
+        # First which ones, by the index alone: sorting whole rows would read every thumbnail.
+        chosen = (
+            select(Preview.id)
             .where(*where)
             .order_by(*([col(Preview.value).desc()] if order == "value" else []), newest)
             .limit(limit)
@@ -48,7 +49,9 @@ class Previews:
         )
         with self._store.read() as session:
             total = session.exec(select(func.count()).select_from(Preview).where(*where)).one()
-            items = [_view(one._mapping) for one in session.exec(rows)]
+            ids = session.exec(chosen).all()
+            rows = {one.id: one for one in session.exec(select(*_COLUMNS).where(col(Preview.id).in_(ids)))}
+            items = [_view(rows[one]._mapping) for one in ids]
             return PreviewPage(total=total, limit=limit, offset=offset, items=items)
 
     def one(self, preview_id: int) -> PreviewView | None:

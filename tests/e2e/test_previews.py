@@ -324,6 +324,9 @@ def test_the_hub_fetches_the_most_valuable_by_itself(plant: Plant) -> None:
     # One an hour: the first at once, and no other.
     plant.start_hub("[collect]\nfetch_per_hour = 1\n")
     wait_until(lambda: plant.images, "the first", seconds=20)
+    assert plant.daemon is not None
+    collector, beat = plant.daemon._collector, plant.daemon._collector._beat
+    wait_until(lambda: collector._beat > beat + 12, "some rounds of the hub")
     assert list(plant.images) == [order[0].event_id]
     plant.stop_hub()
     plant.start_hub("[collect]\nfetch_per_hour = 3600\n")

@@ -165,6 +165,9 @@ def test_removing_says_whether_the_hub_may_know_a_preview() -> None:
     assert sender.remove(C) is False, "no preview"
     assert sender.remove(A) is True
     assert sender.remove(A) is False
+    sender.add(offer(C, held=False))
+    assert len(take(sender)) > 1
+    assert sender.remove(C) is False, "offered, but no preview"
     assert sender.outstanding == 0
     assert sender.idle
 
