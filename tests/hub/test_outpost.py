@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from sqlmodel import select
 
+from hub import epoch
 from hub.collect import Collector
 from hub.lease import Claims
 from hub.outpost import settings_for
@@ -211,9 +212,9 @@ def test_the_quota_of_a_day_holds_also_after_a_takeover(world):
 @pytest.mark.parametrize(
     ("collect", "sites", "name", "says"),
     [
-        (CollectSettings(), ["a"], "", "collects from every site itself"),
+        (CollectSettings(), ["a"], None, "collects from every site itself"),
         (CollectSettings(enabled=False), ["a"], "hub", "is the hub's own name"),
-        (CollectSettings(enabled=False), ["a b"], "", "is not a valid site"),
+        (CollectSettings(enabled=False), ["a b"], None, "is not a valid site"),
         (CollectSettings(enabled=False), ["a"], "a/b", "is not a valid collector name"),
     ],
 )
@@ -227,3 +228,14 @@ def test_its_name_is_the_hubs_and_the_first_site_unless_given(settings, collect)
     given = msgspec.structs.replace(settings, collect=collect)
     assert settings_for(given, ["b", "a"]).name == "hub-b"
     assert settings_for(given, ["b", "a"], "north").name == "north"
+
+
+def test_another_epoch_is_told_by_every_collector(world):
+    world.make("x", "a")
+    world.make("y", "b")
+    until(world, lambda: status(world).epoch and status(world).epoch == status(world, "y").epoch, "one epoch")
+    before = status(world).epoch
+    with world.store.write() as session:
+        begun = epoch.begin(session, "a test", SystemClock().utc())
+    until(world, lambda: {status(world, name).epoch for name in "xy"} == {begun}, "the other epoch")
+    assert begun != before
