@@ -354,7 +354,7 @@ def _parser() -> argparse.ArgumentParser:
     add("serve", _serve, "run the hub: collect, verify, label page, retrain, release, roll out")
     collect = add("collect", _collect, "collect from some sites, beside a serving hub and other collectors")
     collect.add_argument("--site", action="append", required=True, help="a site to collect from; repeat it")
-    collect.add_argument("--name", default="", help="of this collector (default: the hub's, '-' and the first site)")
+    collect.add_argument("--name", help="of this collector (default: the hub's, '-' and the first site)")
     collect.add_argument("--only", action="store_true", help="take over no other site when its collector has died")
     train = add("train", _train, "train once and evaluate against the release in use; does not release")
     train.add_argument("--run", type=int, help="number of a queued run (default: a new one)")

@@ -21,7 +21,7 @@ from shared.mqtt import PahoBus
 log = logging.getLogger(__name__)
 
 
-def settings_for(settings: HubSettings, sites: Sequence[str], name: str = "") -> HubSettings:
+def settings_for(settings: HubSettings, sites: Sequence[str], name: str | None = None) -> HubSettings:
     """The hub's settings under the collector's name; ConfigError for names that cannot be, or when the hub collects
     from every site itself.
     """

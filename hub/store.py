@@ -31,7 +31,7 @@ from shared.files import TMP, sha256_hex, sync_folder, write_aside
 
 BUSY_S = 15.0
 """Seconds to wait for SQLite's lock."""
-LOOK_AGAIN_S = 0.002
+LOOK_AGAIN_S = 0.001
 
 
 class Blobs:

@@ -38,7 +38,9 @@ class Camera:
 
     def __init__(self, name, broker, folder):
         self.name = name
-        self.spool = Spool(folder / name.replace("/", "__"), limit=1 << 30, quarantine_limit=1 << 20)
+        self.spool = Spool(
+            folder / name.replace("/", "__"), limit=1 << 30, quarantine_limit=1 << 20, keep_s=0.0, clock=SystemClock()
+        )
         self.bus = PahoBus(broker.settings_for(name), client_id=f"hone/{name}", max_delay=1)
         self.errors = Counter()
         self.sending = Sending(name, self.bus, self.spool, SystemClock(), self.errors)

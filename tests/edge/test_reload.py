@@ -194,7 +194,7 @@ def test_a_restart_loads_from_disk_without_a_broker(hub: Registry, make_camera: 
     camera = make_camera(connect=False)
     camera.wait_release(1)
     assert camera.asked == [
-        topics.hub_status("hub"),
+        topics.hub_status("+"),
         topics.reply(CAMERA),
         topics.plan("cells"),
         topics.desired(CAMERA),

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections import namedtuple
+from collections import Counter, namedtuple
 from pathlib import Path
 
 import alembic.command
@@ -22,11 +22,12 @@ from hub import backup, epoch, keys, named, snapshot
 from hub import store as hub_store
 from hub.__main__ import main
 from hub.fsck import check
+from hub.lease import Claims, Leases
 from hub.quarantine import Quarantine
 from hub.restore import restore
 from hub.settings import read
 from hub.store import Blobs, open_store
-from hub.tables import Camera, Epoch, Image, Number, Run
+from hub.tables import Camera, Epoch, Image, Lease, Number, Run
 from shared.clock import SystemClock
 from shared.errors import ConfigError, StoreError
 from shared.files import sha256_hex
@@ -499,6 +500,19 @@ def test_if_the_old_database_cannot_be_kept_it_stays_in_place(hub, monkeypatch):
         hub.restore(force=True)
     assert hub.events == {"one", "later"}
     hub.add("goes on")
+
+
+def test_who_serves_which_site_is_not_restored(hub):
+    leases = Leases(Claims("x", "boot", ["a"]), hub.store, hub.clock, Counter(), lambda: True)
+    leases.look()
+    hub.backup()
+    leases.look()
+    hub.restore(force=True)
+    with hub.store.read() as session:
+        assert session.exec(select(Lease)).all() == []
+    leases.look()
+    with hub.store.read() as session:
+        assert session.exec(select(Lease.owner)).all() == ["x"]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])

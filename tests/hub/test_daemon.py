@@ -14,7 +14,7 @@ from hub.daemon import Daemon
 from hub.registry import CameraView
 from hub.runs import MAX_ATTEMPTS
 from hub.store import open_store
-from hub.tables import Image, Release, Rollout, Run
+from hub.tables import Image, Lease, Release, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import ConfigError, TrainError
@@ -443,3 +443,46 @@ def test_the_end_of_the_hub_ends_the_run_which_is_taken_up_at_the_next_start(sce
     one.store = open_store(one.settings)
     row = one.run(number)
     assert (row.state, row.attempts, row.lease_until) == ("queued", 0, None), "ending the hub is no failed attempt"
+
+
+# -- beside collectors
+
+
+def test_a_hub_that_does_not_collect_sees_every_camera_and_asks_none_for_images(scene):
+    one = scene(more="[collect]\nenabled = false\n")
+    one.watch()
+    daemon = one.start()
+    until(lambda: daemon.state().broker, "the hub on the broker")
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+    one.report(0)
+    until(lambda: daemon._registry.cameras("cells"), "the report")
+    data = picture()
+    one.camera.publish(topics.event(CAMERA), encode(event_of(data)))
+    one.camera.publish(topics.want(CAMERA), b"what follows the event on the same line")
+    until(lambda: daemon.state().errors == {"message": 1}, "what came after the event")
+    assert one.heard.messages == []
+    assert not [m for m in one.seen.messages if m.topic == topics.hub_status(one.settings.name)]
+
+
+def test_a_hub_that_collects_from_some_sites_holds_leases_as_any_collector(scene):
+    one = scene(more='[collect]\nsites = ["site", "other"]\n')
+    one.watch()
+    daemon = one.start()
+    until(lambda: one.latest(topics.hub_status(one.settings.name)), "a sign of life")
+    beat = decode(one.latest(topics.hub_status(one.settings.name)), HubStatus)
+    assert beat.sites == ["other", "site"]
+    with one.store.read() as session:
+        leases = session.exec(select(Lease)).all()
+    assert {(row.site, row.owner, row.home) for row in leases} == {
+        ("other", one.settings.name, True),
+        ("site", one.settings.name, True),
+    }
+    data = picture()
+    event = event_of(data, chunk_size=1 << 20)
+    one.camera.publish(topics.event(CAMERA), encode(event))
+    one.camera.publish(topics.chunk(CAMERA, event.id, 0), data)
+    until(lambda: any(event.id in decode(m.payload, Reply).stored for m in one.heard.messages), "stored")
+    daemon.stop()
+    one.daemon = None
+    with one.store.read() as session:
+        assert {row.owner for row in session.exec(select(Lease))} == {""}

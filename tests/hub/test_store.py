@@ -304,3 +304,32 @@ def test_a_purged_events_tombstone_is_not_an_image(store):
         found = session.get(Tombstone, ("a/b", "e"))
         assert found is not None
         assert found.purged_at == NOW
+
+
+def test_who_waits_for_the_lock_gets_it_beside_one_that_writes_round_after_round(settings, store):
+    """Counted in rounds of the busy one: SQLite's own waiting, ten looks a second, takes hundreds for each."""
+    other = open_store(settings)
+    rounds, stop = [0], threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            with store.write() as session:
+                rounds[0] += 1
+                session.merge(Number(name="busy", value=rounds[0]))
+                session.flush()
+                stop.wait(0.02)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        for one in range(10):
+            before = rounds[0]
+            while rounds[0] == before:
+                stop.wait(0.005)
+            with other.write() as session:
+                session.merge(Number(name="patient", value=one))
+    finally:
+        stop.set()
+        thread.join(30)
+        other.close()
+    assert rounds[0] < 400

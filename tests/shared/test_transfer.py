@@ -1897,3 +1897,76 @@ def test_a_camera_that_only_offers_takes_no_room_from_the_others() -> None:
     assert receiver.event("site/good", other, None, 60.0) == []
     effects = [receiver.chunk("site/good", other.id, at, piece, 60.0) for at, piece in enumerate(chunks(data, CHUNK))]
     assert [one for some in effects for one in some] == [Complete("site/good", other, data)]
+
+
+# ------------------------------------------------------------------------------------ several hubs
+
+
+def of_berlin(*offers: Offer, hubs: str = "xy") -> Sender:
+    """A sender of site berlin with living hubs that serve it."""
+    sender = Sender("berlin")
+    for one in offers:
+        sender.add(one)
+    sender.connected()
+    for name in hubs:
+        for number in (1, 2):
+            sender.hub(serving(number, name, "berlin"), 0, retained=number == 1, name=name)
+    sender.reply(Reply(credit=10_000), 0)
+    return sender
+
+
+def serving(number: int, name: str, *sites: str, online: bool = True) -> HubStatus:
+    return HubStatus(online=online, boot=f"boot of {name}", beat=number, sites=list(sites))
+
+
+@pytest.mark.parametrize("end", [serving(3, "x", "paris"), serving(3, "x", online=False)], ids=["leaves", "ends"])
+def test_of_two_hubs_one_leaves_the_site_and_the_other_is_asked_at_once(end: HubStatus) -> None:
+    sender = of_berlin(offer(A))
+    assert taken(sender, 0) == whole(A)
+    sender.hub(end, 1, retained=False, name="x")
+    assert sender.hub_lives(1)
+    assert take(sender, 1) == [SendEvent(A, follows=False)]
+    sender.hub(end, 1, retained=False, name="x")  # said once more, it changes nothing
+    if end.online:
+        assert take(sender, 1) == []
+
+
+@pytest.mark.parametrize("end", [serving(3, "x", "paris"), serving(3, "x", online=False)], ids=["leaves", "ends"])
+def test_the_only_hub_leaves_the_site_and_is_asked_when_it_serves_it_again(end: HubStatus) -> None:
+    sender = of_berlin(offer(A), offer(B, value=0.1), hubs="x")
+    assert taken(sender, 0) == whole(A) + whole(B)
+    sender.hub(end, 1, retained=False, name="x")
+    assert not sender.hub_lives(1)
+    assert take(sender, 1) == []
+    sender.hub(serving(4, "x", "berlin"), 2, retained=False, name="x")
+    assert take(sender, 2) == [SendEvent(A, follows=False), SendEvent(B, follows=False)]
+
+
+def test_a_hub_of_another_site_that_comes_and_goes_changes_nothing() -> None:
+    sender = of_berlin(offer(A), hubs="x")
+    assert taken(sender, 0) == whole(A)
+    for status in (serving(1, "y", "paris"), serving(2, "y", "rome"), serving(3, "y", online=False)):
+        sender.hub(status, 1, retained=False, name="y")
+    assert take(sender, 1) == []
+
+
+def test_a_site_that_is_left_takes_its_unfinished_images_along_and_no_others() -> None:
+    receiver, data = Receiver(), image(1)
+    for camera in ("berlin/1", "berlin/2", "paris/1"):
+        receiver.hello(camera)
+        assert receiver.event(camera, event(A, data), None, 0) == []
+    [piece, *rest] = chunks(data, CHUNK)
+    for index, one in enumerate([piece, *rest]):
+        effects = receiver.chunk("berlin/2", A, index, one, 0)
+    assert effects == [Complete("berlin/2", event(A, data), data)]
+    credit = receiver.first_credit
+    receiver.leave("berlin")
+    assert receiver.first_credit > credit / 2
+    assert receiver.partial_bytes == 2 * len(data)
+    assert isinstance(receiver.chunk("berlin/1", A, 0, piece, 1)[0], Problem)
+    assert receiver.chunk("paris/1", A, 0, piece, 1) == []
+    # What is complete is being stored, and its camera is told so all the same.
+    [answer] = receiver.durable("berlin/2", [A])
+    assert isinstance(answer, Answer)
+    assert answer.reply.stored == [A]
+    assert receiver.partial_bytes == len(data)
