@@ -45,9 +45,9 @@ class Camera:
             self.sending.stop()
             self.bus.stop()
 
-    def add(self, *numbers: int, size: int = 1000, held: bool = False) -> None:
+    def add(self, *numbers: int, size: int = 1000, held: bool = False, chunk_size: int = 256) -> None:
         for n in numbers:
-            event, data = event_of(n, size=size)
+            event, data = event_of(n, size=size, chunk_size=chunk_size)
             self.spool.add(event, data)
             self.sending.spooled(replace(offer_of(event), held=held))
 
@@ -329,6 +329,28 @@ def test_what_the_hub_does_not_take_with_the_event_follows_it(
     camera.wait_empty()
     whole(hub, range(10))
     assert hub.attached == []
+
+
+@pytest.mark.parametrize("attach", [0, 1 << 20])
+def test_an_image_is_cut_to_what_the_link_is_known_to_carry(
+    broker: FakeBroker, make_camera: MakeCamera, make_hub: Callable[..., FakeHub], attach: int
+) -> None:
+    """Of a new link nothing is known: small pieces. Later, on a good one, large ones."""
+    camera, hub = make_camera(), make_hub()
+    hub.attach = attach
+    wait_until(lambda: "hub" in camera.sending._sender._hubs, "the hub")
+    wait_until(lambda: camera.sending._sender._hubs["hub"].attach == attach, "its word")
+    camera.add(1, size=50_000, chunk_size=65536)
+    camera.wait_empty()
+    told, data = hub.disk[CAMERA, ident(1)]
+    assert told.chunk_size == 7143, "seven equal pieces of at most 8192"
+    assert data == event_of(1, size=50_000)[1]
+    camera.add(2, size=50_000, chunk_size=65536)
+    camera.wait_empty()
+    told, data = hub.disk[CAMERA, ident(2)]
+    assert told.chunk_size == 65536
+    assert data == event_of(2, size=50_000)[1]
+    assert hub.problems == []
 
 
 # -- what a hub may do to a camera; clocks run fast, since patience is long

@@ -174,6 +174,16 @@ def test_an_old_counter_proves_nothing(retained: bool) -> None:
     assert take(sender, 1) == []
 
 
+def test_a_retained_counter_that_is_higher_proves_nothing() -> None:
+    """It may have been published at any time between; only what is heard live was published now."""
+    sender = Sender()
+    sender.add(offer(A))
+    sender.connected()
+    for number in (9, 10, 11):
+        sender.hub(beat(number), 0, retained=True)
+    assert take(sender, 0) == []
+
+
 def test_a_hub_lives_for_a_few_beats() -> None:
     sender = online(offer(A))
     assert sender.hub_lives(LOST_BEATS * 2.0 - 0.1)
@@ -581,7 +591,7 @@ def test_no_pause_is_longer_than_the_longest() -> None:
 # ------------------------------------------------------------------------------------ camera: hubs, and their room
 
 
-def status(number: int, *, name: str = "", **fields: object) -> HubStatus:
+def status(number: int, *, name: str = "hub", **fields: object) -> HubStatus:
     return HubStatus(online=True, beat=number, **{"boot": f"boot-{name}1", **fields})  # type: ignore[arg-type]
 
 
