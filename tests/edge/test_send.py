@@ -493,6 +493,31 @@ def test_a_hub_that_was_restored_from_a_backup_gets_the_kept_copies_again(
     assert camera.spool.state().stored == 10
 
 
+def test_the_epoch_of_a_hub_that_serves_other_sites_means_nothing(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub], tmp_path: Path
+) -> None:
+    """A camera hears all hubs; each of them has a history of its own."""
+    memory = tmp_path / "epoch"
+    camera, ours, other = make_camera(keep_s=3600, memory=memory), make_hub(name="one"), make_hub(name="two")
+    ours.sites, ours.epoch = ["site"], "epoch-1"
+    other.sites, other.epoch, other.hears = ["elsewhere"], "epoch-2", False
+    camera.add(*range(5))
+    camera.wait_empty()
+    wait_until(lambda: memory.exists() and memory.read_text() == "epoch-1", "the epoch to be noted")
+    said = len(ours.offers)
+    heard: list[str] = []
+    really = camera.sending._take_hub
+
+    def take(name: str, status: HubStatus, *, retained: bool) -> None:
+        really(name, status, retained=retained)
+        heard.append(name)
+
+    camera.sending._take_hub = take  # type: ignore[method-assign]
+    wait_until(lambda: heard.count("one") > 4 and heard.count("two") > 4, "beats of both")
+    assert memory.read_text() == "epoch-1"
+    assert len(ours.offers) == said, "no copy is offered again"
+
+
 def test_a_disk_that_is_slow_to_let_go_does_not_hold_up_the_line(
     make_camera: MakeCamera, make_hub: Callable[..., FakeHub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
