@@ -124,7 +124,7 @@ class Sending:
 
     def _take_hub(self, name: str, status: HubStatus, *, retained: bool) -> None:
         self._sender.hub(status, self._now(), retained=retained, name=name)
-        if status.epoch and not retained and status.epoch != self._epoch:
+        if status.epoch and not retained and status.epoch != self._epoch and self._sender.is_served_by(status):
             self._turn_epoch(status.epoch)
 
     def _turn_epoch(self, epoch: str) -> None:

@@ -161,7 +161,7 @@ class Sender:
                 hub.beat_at = None
                 self._ask_again()  # what it had not stored is lost with it; another may serve us already
             return
-        if self._site and status.sites and self._site not in status.sites:
+        if not self.is_served_by(status):
             if self._hubs.pop(name, None) is not None:
                 self._ask_again()
             return
@@ -242,6 +242,10 @@ class Sender:
     def chunk_size(self, event_id: str) -> int:
         """Bytes of each chunk but the last, as this event is cut; KeyError when it is gone."""
         return self._uploads[event_id].chunk_size
+
+    def is_served_by(self, status: HubStatus) -> bool:
+        """Whether a hub that says so of itself is one for the camera's site."""
+        return not (self._site and status.sites and self._site not in status.sites)
 
     def hub_lives(self, now: float) -> bool:
         """Whether a hub's counter advanced lately."""

@@ -67,7 +67,7 @@ def run_hub(folder: Path, count: int, test: Telling) -> None:
     settings = hub_settings(folder)
     store, broker, errors = open_store(settings), FakeBroker(), Counter()
     bus = HubBus(broker, test)
-    collector = Collector(settings, "boot", store=store, bus=bus, clock=SystemClock(), errors=errors)
+    collector = Collector(settings, store=store, bus=bus, clock=SystemClock(), errors=errors)
     bus.subscribe(topics.uploads())
     bus.start(Into(collector.message))
     collector.start()

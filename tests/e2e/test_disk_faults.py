@@ -235,8 +235,8 @@ def journalled(folder: Path) -> dict[str, str]:
 
 
 CAMERA_FAULTS = [
-    "fsync:error=EIO:when=2..14+3",
-    "fsync:error=ENOSPC:when=3..11+2",
+    "fsync:error=EIO:when=5..17+3",
+    "fsync:error=ENOSPC:when=6..14+2",
     "write:error=ENOSPC:when=2..12+3",
     "write:error=EIO:when=3..9+2",
     "rename:error=EIO:when=2..14+3",

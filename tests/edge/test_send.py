@@ -45,9 +45,9 @@ class Camera:
             self.sending.stop()
             self.bus.stop()
 
-    def add(self, *numbers: int, size: int = 1000, held: bool = False) -> None:
+    def add(self, *numbers: int, size: int = 1000, held: bool = False, chunk_size: int = 256) -> None:
         for n in numbers:
-            event, data = event_of(n, size=size)
+            event, data = event_of(n, size=size, chunk_size=chunk_size)
             self.spool.add(event, data)
             self.sending.spooled(replace(offer_of(event), held=held))
 
@@ -331,6 +331,28 @@ def test_what_the_hub_does_not_take_with_the_event_follows_it(
     assert hub.attached == []
 
 
+@pytest.mark.parametrize("attach", [0, 1 << 20])
+def test_an_image_is_cut_to_what_the_link_is_known_to_carry(
+    broker: FakeBroker, make_camera: MakeCamera, make_hub: Callable[..., FakeHub], attach: int
+) -> None:
+    """Of a new link nothing is known: small pieces. Later, on a good one, large ones."""
+    camera, hub = make_camera(), make_hub()
+    hub.attach = attach
+    wait_until(lambda: "hub" in camera.sending._sender._hubs, "the hub")
+    wait_until(lambda: camera.sending._sender._hubs["hub"].attach == attach, "its word")
+    camera.add(1, size=50_000, chunk_size=65536)
+    camera.wait_empty()
+    told, data = hub.disk[CAMERA, ident(1)]
+    assert told.chunk_size == 7143, "seven equal pieces of at most 8192"
+    assert data == event_of(1, size=50_000)[1]
+    camera.add(2, size=50_000, chunk_size=65536)
+    camera.wait_empty()
+    told, data = hub.disk[CAMERA, ident(2)]
+    assert told.chunk_size == 65536
+    assert data == event_of(2, size=50_000)[1]
+    assert hub.problems == []
+
+
 # -- what a hub may do to a camera; clocks run fast, since patience is long
 
 SPEED = 20.0
@@ -469,6 +491,31 @@ def test_a_hub_that_was_restored_from_a_backup_gets_the_kept_copies_again(
     assert {one.code for one in hub.problems} <= {"chunk"}, "chunks of what is stored already, at worst"
     assert memory.read_text() == "epoch-2"
     assert camera.spool.state().stored == 10
+
+
+def test_the_epoch_of_a_hub_that_serves_other_sites_means_nothing(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub], tmp_path: Path
+) -> None:
+    """A camera hears all hubs; each of them has a history of its own."""
+    memory = tmp_path / "epoch"
+    camera, ours, other = make_camera(keep_s=3600, memory=memory), make_hub(name="one"), make_hub(name="two")
+    ours.sites, ours.epoch = ["site"], "epoch-1"
+    other.sites, other.epoch, other.hears = ["elsewhere"], "epoch-2", False
+    camera.add(*range(5))
+    camera.wait_empty()
+    wait_until(lambda: memory.exists() and memory.read_text() == "epoch-1", "the epoch to be noted")
+    said = len(ours.offers)
+    heard: list[str] = []
+    really = camera.sending._take_hub
+
+    def take(name: str, status: HubStatus, *, retained: bool) -> None:
+        really(name, status, retained=retained)
+        heard.append(name)
+
+    camera.sending._take_hub = take  # type: ignore[method-assign]
+    wait_until(lambda: heard.count("one") > 4 and heard.count("two") > 4, "beats of both")
+    assert memory.read_text() == "epoch-1"
+    assert len(ours.offers) == said, "no copy is offered again"
 
 
 def test_a_disk_that_is_slow_to_let_go_does_not_hold_up_the_line(

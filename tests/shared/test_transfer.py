@@ -3,7 +3,7 @@
 import itertools
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -23,6 +23,7 @@ from shared.transfer import (
     Complete,
     Drop,
     Effect,
+    Held,
     Keep,
     Limits,
     Offer,
@@ -172,6 +173,16 @@ def test_an_old_counter_proves_nothing(retained: bool) -> None:
     for old in (9, 8, 0):
         sender.hub(beat(old), 1, retained=retained)
     assert take(sender, 1) == []
+
+
+def test_a_retained_counter_that_is_higher_proves_nothing() -> None:
+    """It may have been published at any time between; only what is heard live was published now."""
+    sender = Sender()
+    sender.add(offer(A))
+    sender.connected()
+    for number in (9, 10, 11):
+        sender.hub(beat(number), 0, retained=True)
+    assert take(sender, 0) == []
 
 
 def test_a_hub_lives_for_a_few_beats() -> None:
@@ -581,7 +592,7 @@ def test_no_pause_is_longer_than_the_longest() -> None:
 # ------------------------------------------------------------------------------------ camera: hubs, and their room
 
 
-def status(number: int, *, name: str = "", **fields: object) -> HubStatus:
+def status(number: int, *, name: str = "hub", **fields: object) -> HubStatus:
     return HubStatus(online=True, beat=number, **{"boot": f"boot-{name}1", **fields})  # type: ignore[arg-type]
 
 
@@ -1495,8 +1506,6 @@ class World:
         self.up = Line(self.chance, drop, repeat, shuffle)
         self.down = Line(self.chance, drop, repeat, shuffle)
         limits = TIGHT if self.chance.random() < 0.5 else WIDE
-        if previews:  # what is begun must outlive a camera's longest patience, or it is asked for in vain for ever
-            limits = replace(limits, partial_ttl_s=MAX_PATIENCE + 30)
         # camera
         self.images = {ident(i): image(seed + i, size) for i, size in enumerate(sizes)}
         self.values = {one: self.chance.random() for one in self.images}
@@ -1540,7 +1549,7 @@ class World:
         for hub in self.hubs.values():
             if hub.retained is not None:
                 self.hear_status(hub.name, hub.retained, retained=True)
-        self.up.put("hello")
+        self.up.put("hello", surely=True)
 
     def restart(self, hub: Hub) -> None:
         hub.kill()
@@ -1683,15 +1692,8 @@ class World:
                 self.down.put(Heard(hub.name, hub.retained), surely=hub.beats == 1)
         if hub.serves and self.now % ASK_S < self.STEP:
             hub.wanted |= {one for one in hub.previews if not self.faults or self.chance.random() < 0.2}
-            for one in sorted(hub.wanted - {one for _, one in hub.receiver._partials}):
-                # Of those that it has begun it asks for nothing: a camera that cuts the image otherwise says so when
-                # it has lost its patience, and each new question would only calm it.
-                self.ask_for(hub, one)
-
-    def ask_for(self, hub: Hub, one: str) -> None:
-        assert hub.receiver is not None
-        wanted = _with(hub.previews[one], held=False, follows=False)
-        self.act(hub, hub.receiver.event(CAMERA, wanted, None, self.now))
+            for one in sorted(hub.wanted):
+                self.act(hub, hub.receiver.want(CAMERA, hub.previews[one], self.now))
 
     def link_changes(self) -> None:
         if self.faults and self.chance.random() < 0.1:
@@ -1741,26 +1743,29 @@ class World:
         """As the collector: whether a small image is stored already is found out when it comes to store."""
         assert hub.receiver is not None
         before = None
-        if not told.follows or told.size > told.chunk_size:
+        if not told.held and (not told.follows or told.size > told.chunk_size):
             before = sha256_hex(hub.disk[told.id]) if told.id in hub.disk else None
-        if told.held and before is None:
-            hub.previews[told.id] = told
-            if told.id in hub.wanted:
-                self.ask_for(hub, told.id)
-            else:
-                self.down.put(Heard(hub.name, Reply(noted=[told.id])))
-            return
         self.act(hub, hub.receiver.event(CAMERA, told, before, self.now, first))
 
     def act(self, hub: Hub, effects: list[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Complete):
                 hub.committing.append(effect)
+            elif isinstance(effect, Held):
+                self.keep_preview(hub, effect.event)
             elif isinstance(effect, Answer):
                 assert not effect.reply.refuse, "nothing here deserves refusal"
                 self.down.put(Heard(hub.name, effect.reply))
             elif isinstance(effect, Problem):
                 assert isinstance(effect.error, ChunkError) or self.damaged
+
+    def keep_preview(self, hub: Hub, told: Event) -> None:
+        assert hub.receiver is not None
+        if told.id in hub.disk:
+            self.act(hub, hub.receiver.stored_before(CAMERA, told, sha256_hex(hub.disk[told.id])))
+        else:
+            hub.previews[told.id] = told
+            self.act(hub, hub.receiver.noted(CAMERA, [told.id]))
 
     def commit(self, hub: Hub, *, surely: bool = False) -> None:
         """A round of commit; the camera is told by `conclude`, if the hub lives so long."""
@@ -1790,9 +1795,13 @@ class World:
             self.hear_status(heard.hub, heard.message, retained=False)
             return
         reply = heard.message
-        for one in self.sender.unknown(reply):  # `C/gone`
-            self.hubs[heard.hub].previews.pop(one, None)
-            self.hubs[heard.hub].wanted.discard(one)
+        hub = self.hubs[heard.hub]
+        if gone := self.sender.unknown(reply):  # `C/gone`
+            for one in gone:
+                hub.previews.pop(one, None)
+                hub.wanted.discard(one)
+            if hub.receiver is not None:
+                hub.receiver.gone(CAMERA, gone)
         if reply.credit is not None:
             self.told.append(reply.credit)
         stored, refused = self.sender.reply(reply, self.now)
