@@ -148,6 +148,8 @@ def test_one_ends_in_good_order_and_the_other_takes_its_site_at_once(world):
     one, other = world.make("x", "a"), world.make("y", "b")
     until(world, lambda: status(world, "y").sites == ["b"], "one site each")
     one.collector.stop()
+    with world.store.read() as session:
+        assert session.exec(select(Lease.owner).where(Lease.site == "a")).one() in ("", "y")
     one.bus.stop(one.collector.statuses(online=False))
     until(world, lambda: status(world, "y").sites == ["a", "b"], "both")
     assert not status(world).online
