@@ -141,20 +141,26 @@ class Plant:
                 lambda name=name, ones=ones: self.serves(name, *ones, after=after), f"{name} serves {ones}", seconds=60
             )
 
-    def freeze_outside_a_commit(self, name):
-        """SIGSTOP where the collector does not hold SQLite's one write lock: with that, everybody would wait."""
+    def freeze(self, name, *, committing):
+        """SIGSTOP while the collector holds SQLite's one write lock, in the middle of a commit; or while it does not:
+        with that, everybody would wait for it.
+        """
         probe = sqlite3.connect(self.settings.state_folder / "hone.db", timeout=1, isolation_level=None)
+        deadline = time.monotonic() + 60
         while True:
             self.processes[name].send_signal(signal.SIGSTOP)
             try:
                 probe.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                self.processes[name].send_signal(signal.SIGCONT)
-                time.sleep(0.01)
-            else:
                 probe.execute("ROLLBACK")
+                held = False
+            except sqlite3.OperationalError:
+                held = True
+            if held == committing:
                 probe.close()
                 return
+            assert time.monotonic() < deadline
+            self.processes[name].send_signal(signal.SIGCONT)
+            time.sleep(0.01)
 
     def stored(self, site):
         with self.store.read() as session:
@@ -198,6 +204,7 @@ def test_every_image_is_stored_once_whoever_dies_and_whoever_takes_over(plant, t
         for site in SITES:
             plant.wait_for_more(site)
 
+        plant.freeze("x", committing=True)
         plant.processes["x"].kill()
         plant.processes["x"].wait()
         plant.wait_serving(y=["berlin", "paris"])
@@ -209,7 +216,7 @@ def test_every_image_is_stored_once_whoever_dies_and_whoever_takes_over(plant, t
         for site in SITES:
             plant.wait_for_more(site)
 
-        plant.freeze_outside_a_commit("y")
+        plant.freeze("y", committing=False)
         plant.wait_serving(x=["berlin", "paris"])
         for site in SITES:
             plant.wait_for_more(site)
