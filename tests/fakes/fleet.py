@@ -22,7 +22,7 @@ from edge.link import MAX_WINDOW
 from shared import topics
 from shared.files import chunk_count, sha256_hex
 from shared.ids import boot_id, event_id
-from shared.messages import Event, HubStatus, Reply, Status, decode, encode
+from shared.messages import Event, HubStatus, Reply, Status, decode, encode, encode_attached
 from shared.mqtt import MqttSettings, read_password
 from shared.topics import CameraTopic, HubTopic
 from shared.transfer import Offer, Sender, SendEvent
@@ -283,14 +283,16 @@ class FleetCamera:
             if self.began is None:
                 self.began = now
             event = self.events[action.id]
+            size = self._sender.chunk_size(action.id)
             if isinstance(action, SendEvent):
                 self._counts["offers" if action.follows else "questions"] += 1
                 topic = topics.event(self.name)
-                data = encode(msgspec.structs.replace(event, follows=action.follows))
+                event = msgspec.structs.replace(event, follows=action.follows, chunk_size=size)
+                data = encode_attached(event, self._image(action.id)[:size]) if action.attached else encode(event)
             else:
                 self._counts["chunks"] += 1
                 topic = topics.chunk(self.name, action.id, action.index)
-                data = self._image(action.id)[action.index * event.chunk_size :][: event.chunk_size]
+                data = self._image(action.id)[action.index * size :][:size]
             if not self.connection.publish(topic, data, delivered=lambda one=action.id: self._delivered(one)):  # type: ignore[misc]
                 return
 
