@@ -1631,6 +1631,8 @@ class World:
                 self.spoil_spilled()
             case "take over":
                 self.take_over()
+            case "both serve" if self.held:
+                pass  # a preview is with the one that noted it, and which one that was no camera can know
             case "both serve":
                 for hub in self.hubs.values():
                     hub.serves = True
