@@ -343,7 +343,7 @@ class Collector:
 
     def _greet(self, camera: str, status: Status, *, retained: bool) -> None:
         if status.online:
-            self._do(self._receiver.hello(camera))
+            self._do(self._receiver.hello(camera, self._clock.monotonic()))
             if not retained:
                 self._answer(camera, Reply())  # shows that we live, sooner than the next beat or pulse
         else:

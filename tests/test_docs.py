@@ -229,7 +229,7 @@ def test_the_exchange_is_what_both_ends_do(attached: bool) -> None:
     receiver = Receiver()
     sender.add(Offer(event.id, event.size, event.chunk_size, event.value))
     sender.connected()
-    receiver.hello(CAMERA)
+    receiver.hello(CAMERA, 0.0)
     assert {one.credit for one in beats} == {receiver.first_credit}
     sender.hub(beats[0], 0.0, retained=True)
     assert sender.next(0.0) is None

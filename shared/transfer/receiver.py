@@ -14,7 +14,7 @@ from shared.transfer.ranges import to_ranges
 SPILL_AFTER = 5.0
 """Seconds after which an unfinished image is put on disk, so that a restart of the hub costs no chunk."""
 ACTIVE_FOR = 5.0
-"""Seconds that a camera takes part in the sharing of credit after its last offer."""
+"""Seconds that a camera takes part in the sharing of credit after it came, and after its last offer."""
 REMIND_AFTER = 120.0
 """Seconds without a chunk of an image that is wanted, after which the camera is asked for it again."""
 
@@ -135,9 +135,10 @@ class Receiver:
 
     # -- what came in
 
-    def hello(self, camera: str) -> list[Effect]:
+    def hello(self, camera: str, now: float) -> list[Effect]:
         """A camera came online (or back): it begins with `first_credit`, and is asked anew for what is wanted of it."""
         self._cameras[camera] = None
+        self._active[camera] = now  # it may have a backlog: in a fleet that comes back nobody shall run ahead
         return [
             self._answer(camera, {"resend": {event_id: partial.holes()}})
             for (owner, event_id), partial in self._partials.items()

@@ -175,7 +175,7 @@ class FakeHub:
         match topics.parse(message.topic):
             case CameraTopic(camera=camera, leaf="status"):
                 self.status[camera] = decode(message.payload, Status)
-                self._receiver.hello(camera)
+                self._receiver.hello(camera, now)
             case CameraTopic(camera=camera, leaf="reported"):
                 self.reported[camera] = decode(message.payload, Reported)
             case CameraTopic(leaf="want"):

@@ -948,7 +948,7 @@ def give(receiver: Receiver, one: str, data: bytes, indices: list[int] | None = 
 
 def greeted(limits: Limits | None = None) -> Receiver:
     receiver = Receiver(limits)
-    receiver.hello(CAMERA)
+    receiver.hello(CAMERA, 0.0)
     return receiver
 
 
@@ -1156,7 +1156,7 @@ def test_the_first_credit_is_shared_by_all_who_are_there() -> None:
     receiver = Receiver(Limits(credit_total=1000, credit_camera=400, credit_first=300))
     told = []
     for number in range(5):
-        receiver.hello(f"site/cam-{number}")
+        receiver.hello(f"site/cam-{number}", 0.0)
         told.append(receiver.first_credit)
     assert told == [300, 300, 300, 250, 200]
     receiver.bye("site/cam-3")
@@ -1167,13 +1167,15 @@ def test_credit_grows_for_those_who_have_something_to_send() -> None:
     receiver = Receiver(Limits(credit_total=1000, credit_camera=400, credit_first=100))
     names = [f"site/cam-{number}" for number in range(10)]
     for name in names:
-        receiver.hello(name)
+        receiver.hello(name, 0.0)
+    assert credits(receiver.durable(names[0], [A])) == [100], "all have just come, and may have a backlog"
+    receiver.tick(ACTIVE_FOR)
     told = [credits(receiver.durable(names[0], [A]))[0] for _ in range(4)]
     assert told == [200, 400, None, None], "twofold from reply to reply, up to its limit, and told when it changed"
     for number, name in enumerate(names[:4]):
-        receiver.event(name, event(A, b"x" * 10), None, float(number))
+        receiver.event(name, event(A, b"x" * 10), None, ACTIVE_FOR + number)
     assert credits(receiver.durable(names[0], [A])) == [250], "four share"
-    receiver.tick(3.0 + ACTIVE_FOR)
+    receiver.tick(3.0 + 2 * ACTIVE_FOR)
     assert credits(receiver.durable(names[0], [A])) == [400], "the others have nothing more"
 
 
@@ -1455,7 +1457,7 @@ class Hub:
         for told, parts in self.spilled.values():
             self.receiver.restore(CAMERA, told, parts, now)
         if online:
-            self.receiver.hello(CAMERA)  # the camera's retained status
+            self.receiver.hello(CAMERA, now)  # the camera's retained status
 
     def spill(self, now: float) -> None:
         assert self.receiver is not None
@@ -1738,7 +1740,7 @@ class World:
             case Piece(event_id=one, index=index, data=data):
                 self.act(hub, hub.receiver.chunk(CAMERA, one, index, data, self.now))
             case _:
-                hub.receiver.hello(CAMERA)
+                hub.receiver.hello(CAMERA, self.now)
         assert hub.receiver.partial_bytes <= hub.limits.partial_bytes
 
     def hub_takes_event(self, hub: Hub, told: Event, first: bytes | None) -> None:
@@ -1964,7 +1966,7 @@ def test_a_hub_of_another_site_that_comes_and_goes_changes_nothing() -> None:
 def test_a_site_that_is_left_takes_its_unfinished_images_along_and_no_others() -> None:
     receiver, data = Receiver(), image(1)
     for camera in ("berlin/1", "berlin/2", "paris/1"):
-        receiver.hello(camera)
+        receiver.hello(camera, 0.0)
         assert receiver.event(camera, event(A, data), None, 0) == []
     [piece, *rest] = chunks(data, CHUNK)
     for index, one in enumerate([piece, *rest]):

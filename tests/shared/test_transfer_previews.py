@@ -187,7 +187,7 @@ def held(number: int = 1, **fields: object) -> tuple[Event, bytes]:
 
 def greeted(limits: Limits | None = None) -> Receiver:
     receiver = Receiver(limits)
-    assert receiver.hello(CAMERA) == []
+    assert receiver.hello(CAMERA, 0.0) == []
     return receiver
 
 
@@ -255,7 +255,7 @@ def test_nothing_is_asked_of_a_camera_that_is_away_or_while_the_disk_is_full() -
     event, _ = held()
     receiver = Receiver()
     assert receiver.want(CAMERA, image(event), 0.0) == []
-    receiver.hello(CAMERA)
+    receiver.hello(CAMERA, 0.0)
     receiver.accepts = False
     assert receiver.want(CAMERA, image(event), 0.0) == []
     receiver.accepts = True
@@ -283,10 +283,12 @@ def test_a_camera_that_comes_back_is_asked_again_for_what_is_missing() -> None:
     give(receiver, event, data, 0, 2)
     receiver.bye(CAMERA)
     assert receiver.want(CAMERA, image(event), 1000.0) == []
-    assert resends(receiver.hello(CAMERA)) == [{event.id: [(1, 1), (3, 3)]}], "what it follows up itself is not asked"
-    assert receiver.hello("site/cam-2") == []
+    assert resends(receiver.hello(CAMERA, 0.0)) == [{event.id: [(1, 1), (3, 3)]}], (
+        "what it follows up itself is not asked"
+    )
+    assert receiver.hello("site/cam-2", 0.0) == []
     assert give(receiver, event, data, 1, 3) == [Complete(CAMERA, image(event), data)]
-    assert receiver.hello(CAMERA) == []
+    assert receiver.hello(CAMERA, 0.0) == []
 
 
 def test_what_does_not_come_is_asked_for_again_but_not_while_it_comes() -> None:
@@ -304,7 +306,7 @@ def test_what_was_on_disk_of_a_wanted_image_is_asked_for_when_nobody_speaks_of_i
     receiver = Receiver()
     event, data = held()
     receiver.restore(CAMERA, image(event), {0: data[:CHUNK]}, 0.0)
-    receiver.hello(CAMERA)
+    receiver.hello(CAMERA, 0.0)
     assert receiver.want(CAMERA, image(event), 1.0) == []
     assert resends(receiver.want(CAMERA, image(event), REMIND_AFTER)) == [{event.id: [(1, 3)]}]
 
