@@ -15,8 +15,11 @@ SPILL_AFTER = 5.0
 """Seconds after which an unfinished image is put on disk, so that a restart of the hub costs no chunk."""
 ACTIVE_FOR = 5.0
 """Seconds that a camera takes part in the sharing of credit after it came, and after its last offer."""
-REMIND_AFTER = 120.0
-"""Seconds without a chunk of an image that is wanted, after which the camera is asked for it again."""
+REMIND_AFTER = 180.0
+"""Seconds without a chunk of an image that is wanted, after which the camera is asked for it again.
+
+More than any camera's patience: one that cuts the image otherwise says so when that ends, and a reminder sets it back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
