@@ -42,7 +42,7 @@ def world(settings, store):
         claims = Claims(name, boot, sites or ("a",))
         errors = Counter()
         collector = Collector(
-            mine, boot, store=store, bus=bus, clock=SystemClock(), errors=errors, claims=claims
+            mine, store=store, bus=bus, clock=SystemClock(), errors=errors, claims=claims
         )  # fmt: skip
         one = SimpleNamespace(name=name, bus=bus, collector=collector, errors=errors)
         made.append(one)
