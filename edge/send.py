@@ -28,6 +28,8 @@ from shared.transfer import Offer, SendChunk, Sender, SendEvent
 log = logging.getLogger(__name__)
 SWEEP_S = 1.0
 """Seconds between two sweeps of the spool."""
+SWEEP_AT_LEAST_S = 30.0
+"""Seconds after which it is swept although the line is busy."""
 
 
 class Sending:
@@ -187,11 +189,12 @@ class Sending:
         """The second thread: journal what ended and delete it, all that came meanwhile at once."""
         lower_priority()
         ended: dict[str, str] = {}
-        going = True
+        going, swept = True, self._now()
         while going:
             going = self._gather(ended)
             # Deleting files holds up whoever reads in the same folder, so it waits until the line has had its turn.
-            quiet = not ended
+            # Not for ever, though: a camera that sends steadily has files and a journal to be tidied, too.
+            quiet = not ended or self._now() - swept > SWEEP_AT_LEAST_S
             try:
                 self._spool.stored([one for one, reason in ended.items() if not reason])
                 for one, reason in ended.items():
@@ -200,6 +203,7 @@ class Sending:
                 ended.clear()
                 if quiet:
                     self._spool.sweep()
+                    swept = self._now()
             except OSError as error:
                 self._errors["spool"] += 1
                 log.error("the spool cannot be written (%s); trying again in 2 s", error)
