@@ -15,13 +15,12 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import BindParameter, ColumnElement, Connection, Select, Table, bindparam, literal, union_all
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session
 
 from hub import lost, previews
 from hub.segments import Place
 from hub.store import Store
-from hub.tables import Blob, Image, Preview, Tombstone
+from hub.tables import Blob, Image, Preview, Tombstone, table_of
 from shared.clock import Clock
 from shared.errors import StoreError
 from shared.transfer import Complete, Held
@@ -33,11 +32,6 @@ GATHER_BYTES = 4 << 20
 """A round that has so much waits no longer."""
 BATCH_BYTES = 16 << 20
 """A round takes no more than this, so that the first of a burst does not wait for the last."""
-
-
-def table_of(model: type[SQLModel]) -> Table:
-    """The table of a model. A round has statements by the dozen, and the mapper would cost more than the disk."""
-    return SQLModel.metadata.tables[str(model.__tablename__)]
 
 
 Key = tuple[str, str]
@@ -111,15 +105,11 @@ class Committer:
         self._clock = clock
         self._done = done
         self._batch = batch
-        dialect = postgresql if store.engine.dialect.name == "postgresql" else sqlite
-        blobs = dialect.insert(table_of(Blob))
         # The newest place counts: what an older one held may have been lost.
-        fresh = {one: blobs.excluded[one] for one in ("segment", "offset", "size")}
-        self._blobs = blobs.on_conflict_do_update(index_elements=["sha256"], set_=fresh)
-        held = dialect.insert(table_of(Preview))
+        self._blobs = store.upsert(Blob, by=["sha256"], fresh=["segment", "offset", "size"])
         # One that is offered again is there; who asked for its image still waits for it.
-        fresh = {one: held.excluded[one] for one in ("value", "event", "thumbnail", "embedding", "gone")}
-        self._previews = held.on_conflict_do_update(index_elements=["camera", "event_id"], set_=fresh)
+        fresh = ["value", "event", "thumbnail", "embedding", "gone"]
+        self._previews = store.upsert(Preview, by=["camera", "event_id"], fresh=fresh)
         self._waiting: list[Item] = []
         self._bytes = 0  # of the images among those
         self._changed = threading.Condition()

@@ -5,18 +5,28 @@ Reports come often and from many; they are kept in memory and written together b
 
 import threading
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlmodel import Session, col, func, select, update
+import sqlalchemy
+from sqlalchemy import bindparam, update
+from sqlmodel import Session, col, func, select
 
 from hub.store import Store
-from hub.tables import Camera, Image, Label, Number, Run
+from hub.tables import Camera, Image, Label, Number, Run, table_of
 from shared.clock import Clock
 from shared.errors import MessageError, StoreError
 from shared.messages import Reported, Status
 
 MAX_RELEASE = 999_999_999
 """No release has a higher number: a topic carries nine digits."""
+
+
+_CAMERAS = table_of(Camera)
+_FRESH = [one.name for one in _CAMERAS.c if one.name not in ("name", "first_seen")]
+_BLIND = update(_CAMERAS).values(online=False)
+_KNOWN = sqlalchemy.select(_CAMERAS).where(_CAMERAS.c.name.in_(bindparam("names", expanding=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +51,12 @@ class Registry:
         self._status: dict[str, Status] = {}
         self._blind = False
         self._reported: dict[str, Reported] = {}
+        self._upsert = store.upsert(Camera, by=["name"], fresh=_FRESH)
 
     def start(self) -> None:
         """Nobody is online until the broker says so."""
-        with self._store.write() as session:
-            session.exec(update(Camera).values(online=False))
+        with self._store.writing() as connection:
+            connection.execute(_BLIND)
 
     def status(self, camera: str, status: Status) -> None:
         """A camera came or went."""
@@ -83,25 +94,18 @@ class Registry:
             raise
 
     def _write(self, status: dict[str, Status], reported: dict[str, Reported], blind: bool) -> None:
+        """One statement for all: a whole fleet comes at once, and images wait for the database meanwhile."""
         now = self._clock.utc()
-        with self._store.write() as session:
+        names = status.keys() | reported.keys()
+        with self._store.writing() as connection:
             if blind:
-                session.exec(update(Camera).values(online=False))
-            for name in status.keys() | reported.keys():
-                camera = session.get(Camera, name) or Camera(name=name, first_seen=now, last_seen=now)
-                if one := status.get(name):
-                    camera.online = one.online
-                    camera.boot = one.boot or camera.boot
-                    camera.last_seen = now
-                if report := reported.get(name):
-                    camera.project = report.project
-                    camera.release = report.release
-                    camera.floor = report.floor
-                    camera.plan_floor = report.plan_floor
-                    camera.reported = msgspec.to_builtins(report)
-                    # A retained report of a camera that is gone tells when it was there, if its clock is right.
-                    camera.last_seen = now if camera.online else min(report.time, now)
-                session.add(camera)
+                connection.execute(_BLIND)
+            known = {row.name: row._asdict() for row in connection.execute(_KNOWN, {"names": list(names)})}
+            rows = [
+                _row(known.get(name) or _new(name, now), status.get(name), reported.get(name), now) for name in names
+            ]
+            if rows:
+                connection.execute(self._upsert, rows)
 
     def cameras(self, project: str) -> list[CameraView]:
         """The cameras of a project, by name."""
@@ -118,6 +122,27 @@ class Registry:
             )
             for row in rows
         ]
+
+
+def _new(name: str, now: datetime) -> dict[str, Any]:
+    return Camera(name=name, first_seen=now, last_seen=now).model_dump()
+
+
+def _row(row: dict[str, Any], status: Status | None, report: Reported | None, now: datetime) -> dict[str, Any]:
+    """The row of a camera after what it said of itself."""
+    if status is not None:
+        row |= {"online": status.online, "boot": status.boot or row["boot"], "last_seen": now}
+    if report is not None:
+        row |= {
+            "project": report.project,
+            "release": report.release,
+            "floor": report.floor,
+            "plan_floor": report.plan_floor,
+            "reported": msgspec.to_builtins(report),
+            # A retained report of a camera that is gone tells when it was there, if its clock is right.
+            "last_seen": now if row["online"] else min(report.time, now),
+        }
+    return row
 
 
 def labels_since_run(session: Session, project: str) -> int:

@@ -20,12 +20,13 @@ import alembic.config
 import sqlalchemy
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, Executable, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlmodel import Session, col, create_engine
+from sqlmodel import Session, SQLModel, col, create_engine
 
 from hub.segments import Place, Segments
 from hub.settings import HubSettings
-from hub.tables import Blob
+from hub.tables import Blob, table_of
 from shared.errors import StoreError
 from shared.files import TMP, sha256_hex, sync_folder, write_aside
 
@@ -221,6 +222,12 @@ class Store:
         """As `write`, without the mapper: for what is done thousands of times a second."""
         with _database_errors(), self.engine.begin() as connection:
             yield connection
+
+    def upsert(self, model: type[SQLModel], *, by: Sequence[str], fresh: Sequence[str]) -> Executable:
+        """Insert rows; where one with the same columns `by` is there, set its columns `fresh`."""
+        dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
+        insert: sqlite.Insert | postgresql.Insert = dialect.insert(table_of(model))
+        return insert.on_conflict_do_update(index_elements=by, set_={one: insert.excluded[one] for one in fresh})
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
