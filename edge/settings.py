@@ -11,8 +11,8 @@ from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
+from shared.policy import TriageSettings
 
-Share = Annotated[float, Meta(ge=0, le=1)]
 DAY_S = 24 * 3600
 THIN_KEEPALIVE = 60
 """Seconds between two pings on a thin link, where nothing else is set."""
@@ -33,19 +33,6 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     queue: Annotated[int, Meta(ge=1, le=1000)] = 4
     raw: Literal["png", "jpeg"] = "png"
     jpeg_quality: Annotated[int, Meta(ge=1, le=100)] = 92
-
-
-class TriageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which frames become events.
-
-    low_score: a frame whose best probability is below this is an event. audit: share of all frames taken at random,
-    whatever the model says. duplicate: cosine to one of the last `remember` events above which a frame is not one.
-    """
-
-    low_score: Share = 0.8
-    audit: Share = 0.01
-    duplicate: Annotated[float, Meta(ge=0, le=1.01)] = 0.995
-    remember: Annotated[int, Meta(ge=0, le=10000)] = 64
 
 
 class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

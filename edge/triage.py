@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.settings import TriageSettings
 from shared.litert import Floats, Prediction
+from shared.policy import TriageSettings
 
 
 @dataclass(frozen=True, slots=True)

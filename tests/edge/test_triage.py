@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.settings import TriageSettings
 from edge.triage import Chosen, Triage
 from shared.litert import Prediction
+from shared.policy import TriageSettings
 
 NEVER = 0.999999
 
