@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.settings import read
+from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
 from shared.errors import HoneError
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(one, lambda *_: agent.stop())
         watch = Watch(agent.stop)
         watch.install()
+        heap.settle()
         agent.run()
     except HoneError as error:
         sys.stderr.write(f"hone-edge: {error}\n")

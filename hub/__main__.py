@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
 from shared.errors import ConfigError, HoneError
@@ -73,6 +74,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     daemon = Daemon(settings, config, store, clock)
     page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
     asked, watch = _until_asked()
+    heap.settle()
     daemon.start()
     page.start()
     _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
@@ -96,6 +98,7 @@ def _collect(arguments: argparse.Namespace) -> int:
     store = open_store(settings)
     outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
     asked, watch = _until_asked()
+    heap.settle()
     outpost.start()
     _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
     sys.stdout.flush()

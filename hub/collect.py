@@ -91,6 +91,7 @@ class Collector:
         self._epoch = ""
         self._turned = clock.monotonic()  # when the thread was last seen to go round
         self._beat = 0
+        self._connected_at = clock.monotonic()
         self._beat_at = float("-inf")
         self._pulse_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
@@ -140,6 +141,8 @@ class Collector:
     def connected(self) -> None:
         """The broker has us (again). What cameras sent meanwhile is lost: a fresh boot id has them ask at once."""
         self._boot = boot_id()
+        self._receiver.settled = False
+        self._connected_at = self._clock.monotonic()
         self._beat_at = float("-inf")
 
     def message(self, message: Message) -> None:
@@ -230,6 +233,8 @@ class Collector:
         if now - self._beat_at < self._settings.beat_s:
             return
         self._beat_at = now
+        # By then the broker has told who is there. Until it has, a thousand could be promised what ten may have.
+        self._receiver.settled = now - self._connected_at >= self._settings.beat_s
         self._mind_the_disk(now)
         try:
             self._epoch = epoch.current(self._store, self._clock)  # a restore may begin one while we run

@@ -24,14 +24,17 @@ More than any camera's patience: one that cuts the image otherwise says so when 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the hub allows: bytes an image, bytes of all partials, bytes of credit over all cameras and for one."""
+    """What the hub allows: bytes an image, bytes of all partials, bytes of credit over all cameras and for one; for one
+    before the first reply to it, when the hub knows how many there are, and before that.
+    """
 
     image_bytes: int = 16 << 20
     partial_bytes: int = 256 << 20
     partial_ttl_s: float = 300.0
-    credit_total: int = 48 << 20
+    credit_total: int = 64 << 20
     credit_camera: int = 8 << 20
     credit_first: int = 1 << 20
+    credit_unsettled: int = 64 << 10
     pause_s: float = 2.0
 
 
@@ -129,6 +132,8 @@ class Receiver:
         self.limits = limits or Limits()
         self.accepts = True
         """Whether new images are taken; false while the disk is nearly full."""
+        self.settled = True
+        """Whether all cameras that are online have been heard of; false just after the broker took the hub."""
         self._partials: dict[tuple[str, str], _Partial] = {}
         self._bytes = 0
         self._held: defaultdict[str, int] = defaultdict(int)  # bytes of unfinished images of each camera
@@ -334,7 +339,8 @@ class Receiver:
         must not be more than the broker can hold, however many come back at once.
         """
         share = self.limits.credit_total // max(1, len(self._cameras))
-        return min(self.limits.credit_camera, self.limits.credit_first, share)
+        most = self.limits.credit_first if self.settled else self.limits.credit_unsettled
+        return min(self.limits.credit_camera, most, share)
 
     def credit(self, camera: str) -> int:
         """Bytes that one camera may have on their way.

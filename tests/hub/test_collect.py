@@ -76,9 +76,9 @@ class Hub:
 def make_hub(settings, store):
     made = []
 
-    def make(**collect):
+    def make(*, beat_s=0.05, **collect):
         fields = {"image_mb": 1, "partial_mb": 4, **collect}
-        hub = Hub(msgspec.structs.replace(settings, collect=CollectSettings(**fields), beat_s=0.05), store)
+        hub = Hub(msgspec.structs.replace(settings, collect=CollectSettings(**fields), beat_s=beat_s), store)
         made.append(hub)
         hub.collector.start()
         return hub
@@ -561,7 +561,8 @@ def said(hub):
 def test_the_status_tells_what_a_camera_needs_to_begin(hub, store):
     hub.wait(lambda: hub.broker.retained, "the first beat")
     told = said(hub)
-    assert (told.credit, told.attach, told.accepts) == (1 << 20, 1 << 20, True)
+    assert (told.attach, told.accepts) == (1 << 20, True)
+    hub.wait(lambda: said(hub).credit == 1 << 20, "the credit, once the broker has told who is there")
     assert told.epoch == epoch.current(store, SystemClock())
 
 
@@ -574,7 +575,23 @@ def test_a_restore_that_begins_an_epoch_is_told_at_the_next_beat(hub, store):
     assert after != before
 
 
+def test_who_is_there_is_not_known_at_the_first_beat_and_little_is_promised(make_hub):
+    hub = make_hub(beat_s=5.0)
+    hub.wait(lambda: hub.broker.retained, "the first beat")
+    assert said(hub).credit == 64 << 10
+
+
+def test_little_is_promised_again_when_the_broker_was_away(hub):
+    hub.wait(lambda: hub.broker.retained and said(hub).credit == 1 << 20, "settled")
+    before = len(hub.broker.seen)
+    hub.collector.connected()
+    hub.wait(lambda: len(hub.broker.seen) > before + 4, "beats")
+    told = [one.payload for one in hub.broker.seen[before:] if one.topic == topics.hub_status("hub")]
+    assert 64 << 10 in [decode(one, HubStatus).credit for one in told]
+
+
 def test_a_greeting_is_answered_by_a_sign_of_life_alone(hub, camera):
+    hub.wait(lambda: hub.broker.retained and said(hub).credit == 1 << 20, "settled")
     camera.hello()
     hub.wait(lambda: camera.replies, "a sign of life")
     assert camera.replies == [Reply()], "the credit to begin with is in the status"
