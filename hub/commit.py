@@ -14,7 +14,19 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import BindParameter, ColumnElement, Connection, Select, Table, bindparam, literal, union_all
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    false,
+    literal,
+    literal_column,
+    null,
+    union_all,
+)
 from sqlmodel import Session
 
 from hub import lost, previews
@@ -36,7 +48,16 @@ BATCH_BYTES = 16 << 20
 
 Key = tuple[str, str]
 """camera, event id"""
-_IMAGES = sqlalchemy.insert(table_of(Image))
+_IMAGES = sqlalchemy.insert(table_of(Image)).values(
+    # What every new image has in common; as words of the statement they cost nothing for each row.
+    split=literal_column("'pool'"),
+    state=literal_column("'new'"),
+    width=literal_column("0"),
+    height=literal_column("0"),
+    flags=literal_column("'{}'"),
+    label=null(),
+    decided=false(),
+)
 _PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
     table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("event")
 )
@@ -242,17 +263,10 @@ def _row(one: Complete, received: datetime) -> dict[str, object]:
         "ext": event.ext,
         "captured_at": event.time,
         "received_at": received,
-        "split": "pool",
-        "state": "new",
         "release": event.release,
         "guess": event.label,
         "score": event.score,
         "scores": dict(event.scores),
         "why": event.why,
         "probability": event.probability,
-        "width": 0,
-        "height": 0,
-        "flags": {},
-        "label": None,
-        "decided": False,
     }

@@ -53,7 +53,7 @@ class Segments:
         """Where a segment is."""
         return self.folder / segment
 
-    def append(self, blobs: Sequence[tuple[str, bytes]]) -> list[Place]:
+    def append(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[Place]:
         """Make (sha256, bytes) durable with one sync; returns their places. OSError, and then none counts."""
         if not blobs:
             return []
@@ -124,7 +124,7 @@ class Segments:
         sync_folder(self.folder)
         self._name, self._end = name, 0
 
-    def _write(self, blobs: Sequence[tuple[str, bytes]]) -> tuple[list[Place], int]:
+    def _write(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> tuple[list[Place], int]:
         """One batch, through an aligned buffer; returns the places and the new end."""
         if self._buffer is None:
             self._buffer = mmap.mmap(-1, BUFFER_BYTES)
@@ -134,7 +134,7 @@ class Segments:
         try:
             for sha256, data in blobs:
                 places.append(Place(self._name, at + used + HEADER.size, len(data)))
-                for piece in (HEADER.pack(MAGIC, bytes.fromhex(sha256), len(data)), data):
+                for piece in (HEADER.pack(MAGIC, bytes.fromhex(sha256), len(data)), memoryview(data)):
                     done = 0
                     while done < len(piece):
                         count = min(len(piece) - done, BUFFER_BYTES - used)

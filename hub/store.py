@@ -146,7 +146,7 @@ class StoredBlobs(Blobs):
         self.segments = segments
         self._index = index
 
-    def append(self, blobs: Sequence[tuple[str, bytes]]) -> list[Place]:
+    def append(self, blobs: Sequence[tuple[str, bytes | memoryview]]) -> list[Place]:
         """Make (sha256, bytes) durable in a segment, with one sync; the caller indexes their places. StoreError."""
         try:
             return self.segments.append(blobs)

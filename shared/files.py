@@ -8,7 +8,7 @@ from pathlib import Path
 TMP = ".tmp"
 
 
-def sha256_hex(data: bytes) -> str:
+def sha256_hex(data: bytes | memoryview) -> str:
     """Lower-case hex sha256 of bytes."""
     return hashlib.sha256(data).hexdigest()
 

@@ -233,10 +233,10 @@ def encode_attached(event: Event, first: bytes | memoryview) -> bytes:
     return msgspec.json.encode(event) + b"\0" + first
 
 
-def split_attached(payload: bytes) -> tuple[bytes, bytes | None]:
-    """The JSON of an event, and the first chunk behind it; None where there is none."""
+def split_attached(payload: bytes) -> tuple[bytes, memoryview | None]:
+    """The JSON of an event, and the first chunk behind it, not copied; None where there is none."""
     end = payload.find(b"\0", 0, MAX_JSON + 1)
-    return (payload, None) if end < 0 else (payload[:end], payload[end + 1 :])
+    return (payload, None) if end < 0 else (payload[:end], memoryview(payload)[end + 1 :])
 
 
 def decode(data: bytes, kind: type[M], *, subject: str = "", limit: int = MAX_JSON) -> M:

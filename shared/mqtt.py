@@ -1,6 +1,7 @@
 """The bus over paho-mqtt. paho keeps no queue for us: what cannot be sent now is refused (see `Bus.publish`)."""
 
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
@@ -44,6 +45,11 @@ def read_password(settings: MqttSettings) -> str:
         ) from error
 
 
+def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:
+    """Without Nagle's algorithm: with it the tail of a message waits 40 ms for the other end's delayed ACK."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class PahoBus:
     """`shared.bus.Bus` over one paho client (MQTT 3.1.1, clean session, reconnects by itself)."""
 
@@ -77,6 +83,7 @@ class PahoBus:
         # A window of ours bounds what is on its way (`unacked`); paho's, of 20 messages, would only slow it down.
         client.max_inflight_messages_set(1000)
         client.reconnect_delay_set(1, max_delay)
+        client.on_socket_open = _send_at_once
         client.on_connect = self._on_connect
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect

@@ -52,7 +52,7 @@ class Complete:
 
     camera: str
     event: Event
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Keep:
 
     camera: str
     event: Event
-    chunks: Mapping[int, bytes]
+    chunks: Mapping[int, bytes | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Drop:
 @dataclass(slots=True)
 class _Partial:
     event: Event
-    parts: list[bytes | None]
+    parts: list[bytes | memoryview | None]
     touched: float
     missing: int
     begun: float
@@ -167,7 +167,7 @@ class Receiver:
                 self._forget(camera, event_id)
 
     def event(
-        self, camera: str, event: Event, stored_hash: str | None, now: float, first: bytes | None = None
+        self, camera: str, event: Event, stored_hash: str | None, now: float, first: bytes | memoryview | None = None
     ) -> list[Effect]:
         """A camera offers an event, perhaps with its first chunk.
 
@@ -210,7 +210,7 @@ class Receiver:
             return self._finish(camera, partial)
         return [self._answer(camera, {"resend": {event.id: partial.holes()}})]
 
-    def chunk(self, camera: str, event_id: str, index: int, data: bytes, now: float) -> list[Effect]:
+    def chunk(self, camera: str, event_id: str, index: int, data: bytes | memoryview, now: float) -> list[Effect]:
         """A chunk arrived; repeats are fine."""
         partial = self._partials.get((camera, event_id))
         if partial is None:
@@ -260,7 +260,7 @@ class Receiver:
             if partial is not None and not partial.complete:
                 self._forget(camera, one)
 
-    def restore(self, camera: str, event: Event, chunks: Mapping[int, bytes], now: float) -> None:
+    def restore(self, camera: str, event: Event, chunks: Mapping[int, bytes | memoryview], now: float) -> None:
         """What was on disk of an unfinished image when the hub started; the camera will ask, and be told the rest."""
         if (camera, event.id) in self._partials or self._bytes + event.size > self.limits.partial_bytes:
             return

@@ -32,7 +32,7 @@ from edge.spool import Spool
 from hub.collect import Collector
 from hub.settings import HubSettings, ProjectSettings
 from hub.store import open_store
-from shared import topics
+from shared import heap, topics
 from shared.clock import SystemClock
 from shared.files import chunks, sha256_hex
 from shared.ids import event_id
@@ -60,6 +60,7 @@ def run_hub(mqtt, folder, ready, stop):
 
     class Listener:
         def connected(self):
+            collector.connected()
             ready.set()
 
         def disconnected(self, reason):
@@ -69,6 +70,7 @@ def run_hub(mqtt, folder, ready, stop):
             collector.message(message)
 
     bus.subscribe(topics.uploads())
+    heap.settle()
     collector.start()
     bus.start(Listener())
     stop.wait()
@@ -98,7 +100,7 @@ def run_camera(mqtt, folder, go, result):
     spool = Spool(folder, limit=1 << 40, quarantine_limit=0, keep_s=24 * 3600, clock=clock)
     bus = PahoBus(mqtt, client_id="camera")
     sending = Sending(CAMERA, bus, spool, clock, Counter())
-    live = Flag()
+    known, live = Flag(), Flag()
 
     class Listener:
         def connected(self):
@@ -111,13 +113,17 @@ def run_camera(mqtt, folder, go, result):
         def message(self, message):
             match topics.parse(message.topic):
                 case HubTopic():
+                    known.set()
                     sending.hub("hub", decode(message.payload, HubStatus), retained=message.retained)
                     if not message.retained:
                         live.set()
                 case CameraTopic(leaf="reply"):
                     sending.reply(decode(message.payload, Reply))
+                    if known.is_set():
+                        live.set()  # the answer to our greeting shows life, too, and mostly comes first
 
     bus.subscribe([topics.hub_status("hub"), topics.reply(CAMERA)])
+    heap.settle()
     sending.start()
     go.wait()
     bus.start(Listener())
