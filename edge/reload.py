@@ -36,12 +36,15 @@ from shared.manifest import (
     DESIRED_TYPE,
     PLAN_TYPE,
     RELEASE_TYPE,
+    B,
     Desired,
     Manifest,
     ModelSpec,
+    Opened,
     PartSpec,
     Plan,
     Reader,
+    check_delegation,
     check_number,
     open_signed,
 )
@@ -242,18 +245,24 @@ class Reload:
     def _reader(self) -> Reader:
         return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
 
+    def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
+        """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
+        opened = open_signed(data, payload_type, kind, self._reader())
+        check_delegation(opened.delegation, self._shelf.state.delegation_floor)
+        return opened
+
     def _take_plan(self, data: bytes) -> None:
-        plan = open_signed(data, PLAN_TYPE, Plan, self._reader())
-        check_number("plan", plan.number, self._shelf.state.plan_floor)
-        if plan.number > self._shelf.state.plan_floor:
-            self._shelf.change(plan_floor=plan.number)
-        self._plan = plan
+        opened = self._open(data, PLAN_TYPE, Plan)
+        check_number("plan", opened.body.number, self._shelf.state.plan_floor)
+        self._shelf.raise_floors(plan_floor=opened.body.number, delegation_floor=opened.delegation)
+        self._plan = opened.body
         self._follow()
 
     def _take_desired(self, data: bytes) -> None:
-        desired = open_signed(data, DESIRED_TYPE, Desired, self._reader())
+        opened = self._open(data, DESIRED_TYPE, Desired)
+        desired = opened.body
         check_number("desired", desired.number, self._shelf.state.desired_floor)
-        self._shelf.change(desired_floor=desired.number, desired=desired.release)
+        self._shelf.change(desired_floor=desired.number, delegation_floor=opened.delegation, desired=desired.release)
         self._follow()
 
     def _follow(self) -> None:
@@ -282,10 +291,12 @@ class Reload:
     def _take_manifest(self, number: int, data: bytes) -> None:
         if number != self._wanted or self._manifest is not None or not data:
             return
-        manifest = open_signed(data, RELEASE_TYPE, Manifest, self._reader())
+        opened = self._open(data, RELEASE_TYPE, Manifest)
+        manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
         check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        self._shelf.raise_floors(delegation_floor=opened.delegation)
         self._bus.unsubscribe([topics.release(self._project, number)])
         self._manifest = manifest
         self._heard = self._clock.monotonic()

@@ -519,6 +519,52 @@ def wrong_shape() -> Parts:
     return replace(TWO, backbone=THREE.backbone)
 
 
+def test_an_old_delegation_is_refused_whatever_it_lets_sign(
+    running: Camera, hub: Registry, make_camera: MakeCamera
+) -> None:
+    """A stolen release key stays good until its delegation expires, unless a camera knows that there is a newer one."""
+    hub.delegation = 3
+    hub.release(6, TWO)
+    hub.plan(6)
+    running.wait_release(6)
+    hub.delegation = 2
+    hub.release(7, ONE)
+    hub.plan(7)
+    running.wait_failed("delegation 2: is older than 3")
+    hub.desired(CAMERA, 7)
+    running.wait_failed("delegation 2: is older than 3")
+    assert (running.release, running.errors) == (6, {"old_release": 2})
+    assert running.reload.plan_floor == 2, "nothing of what was refused is remembered"
+    again = make_camera()
+    again.wait_failed("delegation 2: is older than 3")
+    assert again.release == 6, "remembered through a restart"
+    hub.delegation = 3
+    hub.plan(7)  # the plan is right, the manifest still travels under the old delegation
+    wait_until(lambda: again.reload.state.state == "failed", "the refusal")
+    again.rest()
+    assert "delegation 2: is older than 3" in again.reload.state.reason
+    hub.release(8, ONE)
+    hub.plan(8)
+    again.wait_release(8)
+
+
+def test_a_refused_plan_does_not_raise_the_floor_of_delegations(running: Camera, hub: Registry) -> None:
+    hub.delegation = 9
+    hub.plan(4, number=1)
+    hub.bus.publish(topics.plan("cells"), b"garbage", retain=True)
+    running.wait_failed("is not a signed message")
+    floor = running.reload._shelf.state.delegation_floor
+    assert floor == 9, "the same plan number again is fine"
+    hub.delegation = 10
+    hub.plans = 5
+    hub.plan(5)
+    running.rest()
+    hub.delegation = 11
+    hub.plan(5, number=3)
+    running.wait_failed("plan 3: is older than 6")
+    assert running.reload._shelf.state.delegation_floor == 10
+
+
 def few_rows() -> Parts:
     return replace(TWO, probabilities=TWO.probabilities[:1])
 

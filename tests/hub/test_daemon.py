@@ -80,7 +80,7 @@ class Scene:
 
     def plan(self):
         data = self.latest(topics.plan("cells"))
-        return open_signed(data, PLAN_TYPE, Plan, self.reader()) if data else None
+        return open_signed(data, PLAN_TYPE, Plan, self.reader()).body if data else None
 
     def reader(self):
         return Reader(keys.load(self.keys).root_public, "cells", CAMERA, now=self.clock.utc(), clock_trusted=True)
@@ -231,7 +231,7 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     daemon = one.start()
     assert daemon.release_run(one.finished_run(b"head 1"), "first") == 1
     until(one.plan, "the first plan")
-    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body
     assert (manifest.number, manifest.note) == (1, "first")
     assert one.plan().release_for(CAMERA) == 1
     one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
@@ -255,7 +255,7 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     until(lambda: one.rows(Rollout)[-1].stage == "done", "the third rollout")
     until(lambda: one.plan().release_for("site/cam-2") == 3, "the plan for everyone")
     numbers = [
-        open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).number
+        open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).body.number
         for m in one.seen.messages
         if m.topic == topics.plan("cells")
     ]
@@ -326,7 +326,7 @@ def test_labels_start_a_run_that_trains_and_its_model_is_released(scene, taught)
     until(one.plan, "the release")
     release = one.rows(Release)[0]
     assert (release.run_id, release.number, one.run(1).verdict) == (1, 1, "first")
-    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body
     for part in manifest.model.parts().values():
         count = -(-part.size // part.chunk_size)
         until(lambda part=part, last=count - 1: one.latest(topics.blob(part.sha256, last)), "the last chunk")
