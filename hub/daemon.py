@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import col, select
 
-from hub import keys, previews, release, rollout
+from hub import epoch, keys, previews, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
 from hub.lease import Claims
@@ -63,6 +63,8 @@ class Daemon:
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
+        self._epoch = ""  # the one last seen
+        self._restored = False  # a new one has begun, and nothing was signed in it so far
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
@@ -172,6 +174,7 @@ class Daemon:
                 self._runs.supervise,
                 self._retrain,
                 self._release_better,
+                self._mind_the_epoch,
                 self._roll_out,
                 self._fetch,
             ):
@@ -250,8 +253,18 @@ class Daemon:
         self._publisher.everything()
         return row.number
 
+    def _mind_the_epoch(self) -> None:
+        """A restore may begin a new epoch while we run: what the broker retains is of the one before."""
+        now = epoch.current(self._store, self._clock)
+        if self._epoch and now != self._epoch:
+            self._restored = True
+        self._epoch = now
+
     def _roll_out(self) -> None:
-        """Move the rollout on, and renew the signatures at half time; nothing moves while the fleet is out of sight."""
+        """Move the rollout on; nothing moves while the fleet is out of sight.
+
+        Signatures are renewed at half time, after a restore from a backup, and where cameras would refuse the plan.
+        """
         if not self._bus.online:
             return
         cameras = self._registry.cameras(self._project)
@@ -261,10 +274,13 @@ class Daemon:
                 select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
             ).first()
             if target is None:
+                self._restored = False
                 return
             before = _load(target)
             after = rollout.step(before, cameras, self._settings.rollout, now)
-            stale = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
+            half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
+            why = "the database was restored" if self._restored else release.refused(session, target, self._keys)
+            stale = half or bool(why)
             if after == before and not stale:
                 return
             if after.stage != before.stage or after.held != before.held:
@@ -283,6 +299,9 @@ class Daemon:
             if fresh:
                 release.sign_plan(session, target, rollout.groups(after), self._keys, now=now, days=days)
             session.add(target)
+        if why:
+            log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
+        self._restored = False
         if fresh:
             self._publisher.everything()
 
