@@ -108,7 +108,7 @@ class Committer:
         # The newest place counts: what an older one held may have been lost.
         self._blobs = store.upsert(Blob, by=["sha256"], fresh=["segment", "offset", "size"])
         # One that is offered again is there; who asked for its image still waits for it.
-        fresh = ["value", "event", "thumbnail", "embedding", "gone"]
+        fresh = ["value", "received_at", "event", "thumbnail", "embedding", "gone"]
         self._previews = store.upsert(Preview, by=["camera", "event_id"], fresh=fresh)
         self._waiting: list[Item] = []
         self._bytes = 0  # of the images among those

@@ -38,6 +38,8 @@ from shared.topics import CameraTopic
 
 log = logging.getLogger(__name__)
 TICK_S = 0.5
+EXPIRE_EVERY_S = 3600.0
+"""Seconds between two looks for old previews, once none is left: a look goes through the rows of all."""
 
 
 class Daemon:
@@ -63,6 +65,7 @@ class Daemon:
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
+        self._expire_at = float("-inf")
         self._epoch = ""  # the one last seen
         self._restored = False  # a new one has begun, and nothing was signed in it so far
         self._stopping = threading.Event()
@@ -177,6 +180,7 @@ class Daemon:
                 self._mind_the_epoch,
                 self._roll_out,
                 self._fetch,
+                self._expire,
             ):
                 try:
                     with self._lock:
@@ -316,6 +320,21 @@ class Daemon:
         if found is not None:
             self._fetching.spend(now)
             self._want(*found)
+
+    def _expire(self) -> None:
+        """Let old previews go, a batch at each turn."""
+        now, days = self._clock.monotonic(), self._settings.collect.preview_days
+        if not days or now < self._expire_at:
+            return
+        before = self._clock.utc() - timedelta(days=days)
+        with self._store.read() as session:
+            ids = previews.expired(session, self._project, before)
+        if ids:
+            with self._store.write() as session:
+                count = previews.drop(session, self._project, before, ids)
+            log.info("%d previews went that were offered last more than %d days ago", count, days)
+        if len(ids) < previews.EXPIRE_BATCH:
+            self._expire_at = now + EXPIRE_EVERY_S
 
     # -- commands of the page (hub.web.actions)
 

@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 from sqlmodel import delete, select
 
-from hub import backup, keys, settings
+from hub import backup, keys, previews, settings
 from hub.daemon import Daemon
 from hub.registry import CameraView
 from hub.restore import restore
 from hub.runs import MAX_ATTEMPTS
 from hub.store import open_store
-from hub.tables import Image, Lease, Release, Rollout, Run
+from hub.tables import Image, Lease, Preview, Release, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import ConfigError, TrainError
@@ -311,6 +311,42 @@ def test_a_plan_is_signed_again_at_half_time_and_not_before(scene, clock, days):
         daemon._roll_out()
     row = one.rows(Rollout)[-1]
     assert (row.plan_number, row.plan_expires) == (2, clock.utc() + timedelta(days=days))
+
+
+# -- previews that nobody asked for
+
+
+def test_old_previews_go_in_batches_by_the_daemons_loop(scene, clock, monkeypatch):
+    monkeypatch.setattr(previews, "EXPIRE_BATCH", 4)
+    one = scene(clock=clock, more="[collect]\npreview_days = 7\n", started=False)
+    now = clock.utc()
+
+    def add(age, count):
+        with one.store.write() as session:
+            for _ in range(count):
+                row = previews.row(CAMERA, event_of(picture(), held=True), now - timedelta(days=age), None)
+                session.add(Preview(**row))
+
+    add(8, 10)
+    add(6, 3)
+    daemon = Daemon(one.settings, one.config, one.store, clock)  # its loop is walked by hand
+    left = []
+    for _ in range(4):
+        daemon._expire()
+        left.append(len(one.rows(Preview)))
+    assert left == [9, 5, 3, 3]
+    clock.advance(2 * 86_400)
+    daemon._expire()
+    daemon._expire()
+    assert one.rows(Preview) == []
+
+
+def test_previews_stay_for_ever_where_no_time_is_set(scene, clock):
+    one = scene(clock=clock, more="[collect]\npreview_days = 0\n", started=False)
+    with one.store.write() as session:
+        session.add(Preview(**previews.row(CAMERA, event_of(picture(), held=True), NOW - timedelta(days=9999), None)))
+    Daemon(one.settings, one.config, one.store, clock)._expire()
+    assert len(one.rows(Preview)) == 1
 
 
 # -- after a restore

@@ -171,7 +171,8 @@ def test_a_repeat_is_noted_again_adds_no_row_and_keeps_who_asked(hub, camera):
     camera.offer(recut)
     hub.wait(lambda: len(noted(camera)) == 2, "noted again")
     [after] = hub.previews().values()
-    assert (after.id, after.asked_at, after.received_at) == (before.id, NOW, before.received_at)
+    assert (after.id, after.asked_at) == (before.id, NOW)
+    assert after.received_at > before.received_at, "it was renewed"
     assert decode(after.event, Event).chunk_size == 2048, "as the camera will cut it now"
 
 
@@ -520,6 +521,56 @@ def test_asking_changes_nothing_that_was_asked_or_is_gone(store):
     with store.read() as session:
         rows = {one.event_id: one.asked_at for one in session.exec(select(Preview))}
     assert rows == {was: NOW, gone: None, new: later}
+
+
+def test_old_ones_go_unless_somebody_waits_for_the_image(store):
+    def days(count):
+        return {"received_at": NOW - timedelta(days=count)}
+
+    with store.write() as session:
+        kept = {
+            add(session, 1, **days(29)),
+            add(session, 2, gone=True, **days(29)),
+            add(session, 3, asked_at=NOW, **days(99)),
+            add(session, 4, project="other", **days(99)),
+        }
+        for number, fields in enumerate([{}, {"gone": True}, {"gone": True, "asked_at": NOW}]):
+            add(session, 10 + number, **days(31), **fields)
+    before = NOW - timedelta(days=30)
+    with store.read() as session:
+        ids = previews.expired(session, "cells", before)
+    assert len(ids) == 3
+    with store.write() as session:
+        renewed = session.get(Preview, ids[0])
+        renewed.received_at = NOW  # between the look and the deletion
+        kept.add(renewed.event_id)
+    with store.write() as session:
+        assert previews.drop(session, "cells", before, ids) == 2
+    with store.read() as session:
+        assert set(session.exec(select(Preview.event_id))) == kept
+        assert previews.expired(session, "cells", before) == []
+
+
+def test_what_a_camera_offers_again_after_its_preview_went_comes_back(hub, camera):
+    data = picture()
+    event = held(data)
+    camera.offer(event)
+    hub.wait(lambda: len(noted(camera)) == 1, "noted")
+    later = SystemClock().utc() + timedelta(seconds=1)
+    with hub.store.write() as session:
+        ids = previews.expired(session, "cells", later)
+        assert previews.drop(session, "cells", later, ids) == 1
+    let_go(camera, event.id)  # of a row that is not there any more: nothing happens
+    camera.offer(event)
+    hub.wait(lambda: len(noted(camera)) == 2, "noted again")
+    [row] = hub.previews().values()
+    assert (row.event_id, row.gone, row.asked_at) == (event.id, False, None)
+    assert row.id not in ids
+    hub.collector.ask(CAMERA, event.id)
+    hub.wait(lambda: asked(camera), "the question")
+    camera.chunks(event, data)
+    hub.wait(lambda: camera.stored, "stored")
+    assert not hub.errors
 
 
 def test_no_thumbnail_ever_gets_the_address_of_another(store):
