@@ -28,7 +28,7 @@ from hub.web.actions import HubState
 from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
-from shared.errors import ConfigError, HoneError, MessageError, TrainError, UnknownCameraError
+from shared.errors import ConfigError, HoneError, MessageError, StoreError, TrainError, UnknownCameraError
 from shared.ids import boot_id
 from shared.litert import Part
 from shared.manifest import ModelSpec
@@ -66,6 +66,7 @@ class Daemon:
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
         self._expire_at = float("-inf")
+        self._complained: dict[str, str] = {}  # of each step, what it said last
         self._epoch = ""  # the one last seen
         self._restored = False  # a new one has begun, and nothing was signed in it so far
         self._stopping = threading.Event()
@@ -89,7 +90,11 @@ class Daemon:
 
     def start(self) -> None:
         """Start every thread; the broker may come later."""
-        self._registry.start()
+        try:
+            self._registry.start()
+        except StoreError as error:  # a full disk: the page works, and the loop goes on trying
+            self._count("start", error)
+            self._registry.lost_sight()
         if self._collector is not None:
             self._collector.start()
         self._verifier.start()
@@ -181,13 +186,22 @@ class Daemon:
                 self._roll_out,
                 self._fetch,
                 self._expire,
+                self._store.reserve.keep,
             ):
                 try:
                     with self._lock:
                         step()
                 except HoneError as error:
-                    self._errors[error.code] += 1
-                    log.error("%s: %s", step.__name__.strip("_"), error)
+                    self._count(step.__name__.strip("_"), error)
+                else:
+                    self._complained.pop(step.__name__.strip("_"), None)
+
+    def _count(self, step: str, error: HoneError) -> None:
+        """Log an error of a step once, not at each turn: the log may lie on the disk that is full."""
+        self._errors[error.code] += 1
+        if self._complained.get(step) != str(error):
+            self._complained[step] = str(error)
+            log.error("%s: %s", step, error)
 
     def _backbone(self) -> tuple[str, Part] | None:
         """The backbone of the newest release, to embed with."""
