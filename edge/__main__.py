@@ -12,6 +12,7 @@ from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
 from shared.errors import HoneError
+from shared.mqtt import password_is_open, read_password
 
 EPILOG = """\
 A camera needs an edge.toml, the password of its broker account and the hub's public root key:
@@ -57,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = read(arguments.config)
         if arguments.command == "check":
+            read_password(settings.mqtt)
+            if password_is_open(settings.mqtt):
+                sys.stderr.write(
+                    f"hone-edge: warning: {settings.mqtt.password_file}: every user of this machine can read the "
+                    f"password. Run: chmod o= {settings.mqtt.password_file}\n"
+                )
             sys.stdout.write(f"{arguments.config} is good: camera {settings.camera}, project {settings.project}\n")
             return 0
         from edge.agent import Agent

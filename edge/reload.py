@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edge.fetch import Fetch
 from edge.infer import Engine, Running
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
@@ -28,7 +29,6 @@ from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError
-from shared.files import chunk_count
 from shared.golden import check as check_golden
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
@@ -36,51 +36,23 @@ from shared.manifest import (
     DESIRED_TYPE,
     PLAN_TYPE,
     RELEASE_TYPE,
+    B,
     Desired,
     Manifest,
     ModelSpec,
-    PartSpec,
+    Opened,
     Plan,
     Reader,
+    check_delegation,
     check_number,
     open_signed,
 )
 from shared.messages import ReloadState, Want, encode
-from shared.transfer import to_ranges
 
 log = logging.getLogger(__name__)
-WINDOW = 4
-"""Retained chunks asked for at a time: a subscription each (a small window costs nothing, a large one memory)."""
-PATIENCE = 5.0
-THIN_RATE = 1000.0
-"""Bytes a second that a thin link is taken for while nothing is known of it."""
-SLOW = 3.0
-"""On a thin link a chunk may take so many times as long as it should."""
-"""Seconds without a chunk or manifest before the hub is asked to publish it anew."""
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
-MAX_TRIES = 3
-"""So often a part is fetched whose bytes do not have its hash."""
-
-
-class _Fetch:
-    """One part on its way: which chunks came, which are subscribed."""
-
-    def __init__(self, part: PartSpec) -> None:
-        self.part = part
-        self.chunks: list[bytes | None] = [None] * chunk_count(part.size, part.chunk_size)
-        self.asked: set[int] = set()
-        self.tries = 1
-
-    def again(self) -> None:
-        """Forget all chunks."""
-        self.tries += 1
-        self.chunks = [None] * len(self.chunks)
-
-    def missing(self) -> list[int]:
-        """Indices of the chunks that have not come."""
-        return [index for index, one in enumerate(self.chunks) if one is None]
 
 
 class Reload:
@@ -111,17 +83,16 @@ class Reload:
         self._errors = errors
         self._clock_trusted = clock_trusted
         self._changed = changed
-        self._thin = settings.link.thin
-        self._window = 1 if self._thin else WINDOW
-        self._goodput = goodput
         self._shelf = Shelf(settings.state_folder / "models")
+        self._fetch = Fetch(
+            self._camera, bus=bus, shelf=self._shelf, errors=errors, thin=settings.link.thin, goodput=goodput
+        )
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
         self._wanted = 0  # release whose manifest and parts we are after; 0: none
         self._failing = 0  # the one that was wanted when the last error came
-        self._fetches: dict[str, _Fetch] = {}
         self._began = 0.0
         self._heard = 0.0
         self.state = ReloadState(state="idle")
@@ -211,7 +182,7 @@ class Reload:
         if not abandon:
             self._set(reason=str(error))
             return
-        self._drop_fetches()
+        self._give_up()
         self._wanted = 0
         self._heard = self._clock.monotonic()
         self._set(state="failed", release=self._failing, reason=str(error))
@@ -242,18 +213,24 @@ class Reload:
     def _reader(self) -> Reader:
         return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
 
+    def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
+        """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
+        opened = open_signed(data, payload_type, kind, self._reader())
+        check_delegation(opened.delegation, self._shelf.state.delegation_floor)
+        return opened
+
     def _take_plan(self, data: bytes) -> None:
-        plan = open_signed(data, PLAN_TYPE, Plan, self._reader())
-        check_number("plan", plan.number, self._shelf.state.plan_floor)
-        if plan.number > self._shelf.state.plan_floor:
-            self._shelf.change(plan_floor=plan.number)
-        self._plan = plan
+        opened = self._open(data, PLAN_TYPE, Plan)
+        check_number("plan", opened.body.number, self._shelf.state.plan_floor)
+        self._shelf.raise_floors(plan_floor=opened.body.number, delegation_floor=opened.delegation)
+        self._plan = opened.body
         self._follow()
 
     def _take_desired(self, data: bytes) -> None:
-        desired = open_signed(data, DESIRED_TYPE, Desired, self._reader())
+        opened = self._open(data, DESIRED_TYPE, Desired)
+        desired = opened.body
         check_number("desired", desired.number, self._shelf.state.desired_floor)
-        self._shelf.change(desired_floor=desired.number, desired=desired.release)
+        self._shelf.change(desired_floor=desired.number, delegation_floor=opened.delegation, desired=desired.release)
         self._follow()
 
     def _follow(self) -> None:
@@ -264,7 +241,7 @@ class Reload:
             return
         if running is not None and running.release == number:
             if self._wanted:
-                self._drop_fetches()
+                self._give_up()
                 self._wanted = 0
                 self._set(state="running", release=number, percent=100.0, reason="")
             return
@@ -273,7 +250,7 @@ class Reload:
             self._failing = number
             self._set(state="failed", release=number)
         check_number("release", number, self._shelf.state.floor, failed)
-        self._drop_fetches()
+        self._give_up()
         self._wanted, self._manifest = number, None
         self._began = self._heard = self._clock.monotonic()
         self._set(state="fetching", release=number, percent=0.0, reason="")
@@ -282,56 +259,32 @@ class Reload:
     def _take_manifest(self, number: int, data: bytes) -> None:
         if number != self._wanted or self._manifest is not None or not data:
             return
-        manifest = open_signed(data, RELEASE_TYPE, Manifest, self._reader())
+        opened = self._open(data, RELEASE_TYPE, Manifest)
+        manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
         check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        self._shelf.raise_floors(delegation_floor=opened.delegation)
         self._bus.unsubscribe([topics.release(self._project, number)])
         self._manifest = manifest
         self._heard = self._clock.monotonic()
-        self._fetches = {
-            part.sha256: _Fetch(part) for part in manifest.model.parts().values() if not self._shelf.has(part)
-        }
+        self._fetch.begin(manifest.model.parts().values())
         self._advance()
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
-        fetch = self._fetches.get(sha256)
-        if fetch is None or index not in fetch.asked or not data:
+        if not data or not self._fetch.asked(sha256, index):
             return
-        self._bus.unsubscribe([topics.blob(sha256, index)])
-        fetch.asked.discard(index)
-        fetch.chunks[index] = data
         self._heard = self._clock.monotonic()
-        if not fetch.missing():
-            try:
-                self._shelf.write(fetch.part, b"".join(one for one in fetch.chunks if one is not None))
-            except PartError as error:
-                if fetch.tries >= MAX_TRIES:
-                    raise ReloadError(f"{error.what}, {MAX_TRIES} times", subject=error.subject) from error
-                # The broker's copy is damaged, not the release: have the hub publish the part anew, and ask the
-                # broker again only when it had time to (see `_nudge`).
-                self._errors["part"] += 1
-                fetch.again()
-                self._bus.publish(
-                    topics.want(self._camera), encode(Want(sha256=sha256, ranges=to_ranges(fetch.missing())))
-                )
-                return
-            del self._fetches[sha256]
-        self._advance()
+        if self._fetch.take(sha256, index, data):
+            self._advance()
 
     def _advance(self) -> None:
         """Ask for the next chunks; when nothing is missing any more, verify and swap."""
         if self._manifest is None:
             return
-        if self._fetches:
-            sizes = {part.sha256: part.size for part in self._manifest.model.parts().values()}
-            left = sum(len(one.missing()) * one.part.chunk_size for one in self._fetches.values())
-            self._set(percent=round(max(0.0, 100.0 * (1 - left / max(1, sum(sizes.values())))), 1))
-            fetch = next(iter(self._fetches.values()))
-            room = self._window - len(fetch.asked)
-            fresh = [one for one in fetch.missing() if one not in fetch.asked][:room]
-            fetch.asked.update(fresh)
-            self._bus.subscribe([topics.blob(fetch.part.sha256, one) for one in fresh])
+        if not self._fetch.done:
+            self._set(percent=self._fetch.percent)
+            self._fetch.ask()
             return
         manifest, self._manifest = self._manifest, None
         self._set(state="verifying", percent=100.0)
@@ -373,13 +326,6 @@ class Reload:
             raise PartError(f"holds an image that {error.what}", subject="golden part") from error
         return model, result.worst_cosine, result.worst_difference
 
-    def _patience(self) -> float:
-        """Seconds without a chunk or manifest before it is asked for."""
-        if not self._thin:
-            return PATIENCE
-        largest = max((one.part.chunk_size for one in self._fetches.values()), default=0)
-        return PATIENCE + SLOW * largest / (self._goodput() or THIN_RATE)
-
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
         now = self._clock.monotonic()
@@ -389,23 +335,18 @@ class Reload:
                 if self._failing not in self._shelf.state.failed:
                     self._follow()
             return
-        if now - self._heard < self._patience():
+        if now - self._heard < self._fetch.patience():
             return
         self._heard = now
         if self._manifest is None:
             want = Want(project=self._project, release=self._wanted)
             self._bus.publish(topics.want(self._camera), encode(want))
-        for fetch in self._fetches.values():
-            if fetch.asked:
-                want = Want(sha256=fetch.part.sha256, ranges=to_ranges(fetch.missing()))
-                self._bus.publish(topics.want(self._camera), encode(want))
+        self._fetch.remind()
         self._advance()
 
-    def _drop_fetches(self) -> None:
+    def _give_up(self) -> None:
         """Stop waiting for whatever was on its way; complete parts stay on the shelf."""
-        for fetch in self._fetches.values():
-            self._bus.unsubscribe([topics.blob(fetch.part.sha256, one) for one in fetch.asked])
-        self._fetches = {}
+        self._fetch.drop()
         if self._wanted:
             self._bus.unsubscribe([topics.release(self._project, self._wanted)])
         self._manifest = None

@@ -25,7 +25,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
-    """floor: highest release number ever accepted; plan_floor, desired_floor: of plans and exceptions.
+    """floor: highest release number ever accepted; plan_floor, desired_floor, delegation_floor: of plans, exceptions
+    and delegations.
 
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
@@ -35,6 +36,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     floor: int = 0
     plan_floor: int = 0
     desired_floor: int = 0
+    delegation_floor: int = 0
     desired: int = 0
     current: Kept | None = None
     previous: Kept | None = None
@@ -71,6 +73,11 @@ class Shelf:
         """Replace fields of the state, durably."""
         self.state = msgspec.structs.replace(self.state, **fields)
         write_atomic(self._file, msgspec.json.encode(self.state))
+
+    def raise_floors(self, **floors: int) -> None:
+        """Remember numbers that were accepted, durably; nothing is written where none of them has grown."""
+        if any(number > getattr(self.state, name) for name, number in floors.items()):
+            self.change(**floors)
 
     def has(self, part: PartSpec) -> bool:
         """Whether a part is whole on disk; a damaged one is removed."""

@@ -129,7 +129,7 @@ class Committer:
         # The newest place counts: what an older one held may have been lost.
         self._blobs = store.upsert(Blob, by=["sha256"], fresh=["segment", "offset", "size"])
         # One that is offered again is there; who asked for its image still waits for it.
-        fresh = ["value", "event", "thumbnail", "embedding", "gone"]
+        fresh = ["value", "received_at", "event", "thumbnail", "embedding", "gone"]
         self._previews = store.upsert(Preview, by=["camera", "event_id"], fresh=fresh)
         self._waiting: list[Item] = []
         self._bytes = 0  # of the images among those
@@ -229,13 +229,13 @@ class Committer:
     ) -> None:
         """All rows: where the bytes are, and what the camera said of them; a preview has had its day."""
         received = self._clock.utc()
-        connection.execute(
-            self._blobs,
-            [
-                {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
-                for one, at in zip(batch, places, strict=True)
-            ],
-        )
+        blobs = [
+            {"sha256": one.event.sha256, "segment": at.segment, "offset": at.offset, "size": at.size}
+            for one, at in zip(batch, places, strict=True)
+        ]
+        # In the same order everywhere: on PostgreSQL rounds of two collectors with the same bytes would wait for one
+        # another in a circle.
+        connection.execute(self._blobs, sorted(blobs, key=lambda row: str(row["sha256"])))
         if rows := [_row(one, received) for one in batch if _key(one) not in bereft]:
             connection.execute(_IMAGES, rows)
         connection.execute(_PREVIEWS, [{"one": one.camera, "event": one.event.id} for one in batch])

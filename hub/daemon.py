@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import col, select
 
-from hub import keys, previews, release, rollout
+from hub import epoch, keys, previews, release, rollout
 from hub.collect import Collector
 from hub.label import Desk
 from hub.lease import Claims
@@ -28,7 +28,7 @@ from hub.web.actions import HubState
 from shared import topics
 from shared.bus import Message
 from shared.clock import Clock
-from shared.errors import ConfigError, HoneError, MessageError, TrainError, UnknownCameraError
+from shared.errors import ConfigError, HoneError, MessageError, StoreError, TrainError, UnknownCameraError
 from shared.ids import boot_id
 from shared.litert import Part
 from shared.manifest import ModelSpec
@@ -38,6 +38,8 @@ from shared.topics import CameraTopic
 
 log = logging.getLogger(__name__)
 TICK_S = 0.5
+EXPIRE_EVERY_S = 3600.0
+"""Seconds between two looks for old previews, once none is left: a look goes through the rows of all."""
 
 
 class Daemon:
@@ -63,6 +65,10 @@ class Daemon:
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
+        self._expire_at = float("-inf")
+        self._complained: dict[str, str] = {}  # of each step, what it said last
+        self._epoch = ""  # the one last seen
+        self._restored = False  # a new one has begun, and nothing was signed in it so far
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
@@ -84,7 +90,11 @@ class Daemon:
 
     def start(self) -> None:
         """Start every thread; the broker may come later."""
-        self._registry.start()
+        try:
+            self._registry.start()
+        except StoreError as error:  # a full disk: the page works, and the loop goes on trying
+            self._count("start", error)
+            self._registry.lost_sight()
         if self._collector is not None:
             self._collector.start()
         self._verifier.start()
@@ -172,15 +182,26 @@ class Daemon:
                 self._runs.supervise,
                 self._retrain,
                 self._release_better,
+                self._mind_the_epoch,
                 self._roll_out,
                 self._fetch,
+                self._expire,
+                self._store.reserve.keep,
             ):
                 try:
                     with self._lock:
                         step()
                 except HoneError as error:
-                    self._errors[error.code] += 1
-                    log.error("%s: %s", step.__name__.strip("_"), error)
+                    self._count(step.__name__.strip("_"), error)
+                else:
+                    self._complained.pop(step.__name__.strip("_"), None)
+
+    def _count(self, step: str, error: HoneError) -> None:
+        """Log an error of a step once, not at each turn: the log may lie on the disk that is full."""
+        self._errors[error.code] += 1
+        if self._complained.get(step) != str(error):
+            self._complained[step] = str(error)
+            log.error("%s: %s", step, error)
 
     def _backbone(self) -> tuple[str, Part] | None:
         """The backbone of the newest release, to embed with."""
@@ -250,8 +271,18 @@ class Daemon:
         self._publisher.everything()
         return row.number
 
+    def _mind_the_epoch(self) -> None:
+        """A restore may begin a new epoch while we run: what the broker retains is of the one before."""
+        now = epoch.current(self._store, self._clock)
+        if self._epoch and now != self._epoch:
+            self._restored = True
+        self._epoch = now
+
     def _roll_out(self) -> None:
-        """Move the rollout on, and renew the signatures at half time; nothing moves while the fleet is out of sight."""
+        """Move the rollout on; nothing moves while the fleet is out of sight.
+
+        Signatures are renewed at half time, after a restore from a backup, and where cameras would refuse the plan.
+        """
         if not self._bus.online:
             return
         cameras = self._registry.cameras(self._project)
@@ -261,10 +292,13 @@ class Daemon:
                 select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
             ).first()
             if target is None:
+                self._restored = False
                 return
             before = _load(target)
             after = rollout.step(before, cameras, self._settings.rollout, now)
-            stale = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
+            half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
+            why = "the database was restored" if self._restored else release.refused(session, target, self._keys)
+            stale = half or bool(why)
             if after == before and not stale:
                 return
             if after.stage != before.stage or after.held != before.held:
@@ -283,6 +317,9 @@ class Daemon:
             if fresh:
                 release.sign_plan(session, target, rollout.groups(after), self._keys, now=now, days=days)
             session.add(target)
+        if why:
+            log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
+        self._restored = False
         if fresh:
             self._publisher.everything()
 
@@ -297,6 +334,21 @@ class Daemon:
         if found is not None:
             self._fetching.spend(now)
             self._want(*found)
+
+    def _expire(self) -> None:
+        """Let old previews go, a batch at each turn."""
+        now, days = self._clock.monotonic(), self._settings.collect.preview_days
+        if not days or now < self._expire_at:
+            return
+        before = self._clock.utc() - timedelta(days=days)
+        with self._store.read() as session:
+            ids = previews.expired(session, self._project, before)
+        if ids:
+            with self._store.write() as session:
+                count = previews.drop(session, self._project, before, ids)
+            log.info("%d previews went that were offered last more than %d days ago", count, days)
+        if len(ids) < previews.EXPIRE_BATCH:
+            self._expire_at = now + EXPIRE_EVERY_S
 
     # -- commands of the page (hub.web.actions)
 

@@ -6,7 +6,8 @@
     asked     | a time   | no    | somebody does: the camera is asked until the image is stored
     gone      |          | yes   | the camera has let the image go
 
-When the image is stored, the row goes.
+When the image is stored, the row goes. So it does a set time after the camera offered it last, unless somebody waits
+for the image; a camera that still holds it and offers it again makes a new one.
 """
 
 import base64
@@ -16,7 +17,7 @@ from datetime import datetime
 
 import msgspec
 from sqlalchemy import ColumnElement
-from sqlmodel import Session, col, select, update
+from sqlmodel import Session, col, delete, or_, select, update
 
 from hub.tables import Preview
 from shared.errors import MessageError
@@ -24,6 +25,8 @@ from shared.messages import Event, decode, encode
 
 JPEG = b"\xff\xd8\xff"
 HOUR_S = 3600.0
+EXPIRE_BATCH = 500
+"""Rows that go in one transaction: commits of images wait for it."""
 
 
 def bare(event: Event) -> Event:
@@ -110,6 +113,21 @@ def best(session: Session, project: str, online: Collection[str]) -> tuple[str, 
         .order_by(col(Preview.value).desc(), col(Preview.id).desc())
         .limit(1)
     ).first()
+
+
+def expired(session: Session, project: str, before: datetime) -> list[int]:
+    """Ids of previews that were offered last before then and can go, EXPIRE_BATCH at most; reads no thumbnail."""
+    return [one for one in session.exec(select(Preview.id).where(*_old(project, before)).limit(EXPIRE_BATCH)) if one]
+
+
+def drop(session: Session, project: str, before: datetime, ids: Collection[int]) -> int:
+    """Delete those of `expired` that can still go; returns how many. Part of the caller's transaction."""
+    return session.exec(delete(Preview).where(col(Preview.id).in_(ids), *_old(project, before))).rowcount
+
+
+def _old(project: str, before: datetime) -> tuple[ColumnElement[bool], ...]:
+    unwanted = or_(col(Preview.gone).is_(True), col(Preview.asked_at).is_(None))
+    return col(Preview.project) == project, unwanted, col(Preview.received_at) < before
 
 
 def _asked(project: str) -> tuple[ColumnElement[bool], ...]:

@@ -111,8 +111,7 @@ def renew(release: Release, keys: Keys, *, now: datetime, days: int) -> None:
 
 def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Keys, *, now: datetime, days: int) -> None:
     """Give a rollout's present groups a new plan number and signature, as part of the caller's transaction."""
-    seen = session.exec(select(func.max(Camera.plan_floor)).where(Camera.project == rollout.project)).one() or 0
-    number = next_number(session, f"plan/{rollout.project}", above=seen)
+    number = next_number(session, f"plan/{rollout.project}", above=_seen_plans(session, rollout.project))
     plan = Plan(
         number=number,
         created=now,
@@ -125,6 +124,24 @@ def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Key
     rollout.plan_expires = plan.expires
     rollout.plan = seal(plan, PLAN_TYPE, keys.signer, keys.delegation)
     session.add(rollout)
+
+
+def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
+    """Why cameras would refuse the plan in force, which then must be signed anew; "" where nothing speaks against it.
+
+    After a restore from a backup a camera may have accepted a higher number, or a newer delegation.
+    """
+    seen = _seen_plans(session, rollout.project)
+    if seen > rollout.plan_number:
+        return f"a camera has accepted plan {seen}"
+    if rollout.plan and msgspec.json.decode(rollout.plan, type=Signed).delegation != keys.delegation:
+        return "it was signed under another delegation"
+    return ""
+
+
+def _seen_plans(session: Session, project: str) -> int:
+    """The highest plan number that a camera reports."""
+    return session.exec(select(func.max(Camera.plan_floor)).where(Camera.project == project)).one() or 0
 
 
 class Publisher:

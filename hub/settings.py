@@ -34,7 +34,8 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     image_mb: largest image (MiB). partial_mb: memory for unfinished images (MiB). free_mb: below so much free disk
     (MiB) the cameras wait. quota_mb_per_day: what one camera may have stored on a day in UTC (MiB); 0: no limit.
     batch: most images in one commit. fetch_per_hour: images that the hub asks for by itself, the most valuable of all
-    previews; 0: only those that an operator opens.
+    previews; 0: only those that an operator opens. preview_days: so long after it was offered last a preview goes that
+    nobody asked for, or whose image is gone; 0: never.
     """
 
     enabled: bool = True
@@ -46,6 +47,7 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     quota_mb_per_day: Annotated[int, Meta(ge=0)] = 0
     batch: Annotated[int, Meta(ge=1, le=1000)] = 256
     fetch_per_hour: Annotated[int, Meta(ge=0, le=3600)] = 0
+    preview_days: Annotated[int, Meta(ge=0, le=3650)] = 30
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

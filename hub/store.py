@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlmodel import Session, SQLModel, col, create_engine
 
+from hub.reserve import SCARCE_BYTES, Reserve
 from hub.segments import Place, Segments
 from hub.settings import HubSettings
 from hub.tables import Blob, table_of
@@ -195,11 +196,12 @@ def _database_errors() -> Iterator[None]:
 
 
 class Store:
-    """Database and blobs; safe to use from several threads and processes."""
+    """Database and blobs, and the reserve of the database's disk; safe to use from several threads and processes."""
 
-    def __init__(self, engine: Engine, blobs: StoredBlobs) -> None:
+    def __init__(self, engine: Engine, blobs: StoredBlobs, reserve: Reserve) -> None:
         self.engine = engine
         self.blobs = blobs
+        self.reserve = reserve
         self._reader = engine.execution_options(hone_reads=True)
 
     @contextmanager
@@ -306,18 +308,22 @@ def _without_password(url: str) -> str:
 def open_store(settings: HubSettings) -> Store:
     """Open database and blobs of a hub, creating or migrating them where needed; StoreError says what is wrong."""
     folder = settings.state_folder
+    reserve = Reserve(folder)
     try:
-        (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        sync_folder(folder)
         engine = create_engine(settings.database_url)
         if engine.dialect.name == "sqlite":
+            reserve = Reserve(Path(engine.url.database or "").parent)
             event.listen(engine, "connect", _sqlite_pragmas)
             event.listen(engine, "begin", _begin)
+        reserve.spend()
+        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        sync_folder(folder)
         _migrate(engine)
     except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
+        full = reserve.room < SCARCE_BYTES
         raise StoreError(
             f"cannot be opened ({str(error).splitlines()[0]})",
             subject=_without_password(settings.database_url),
-            remedy="Check [state]",
+            remedy="Its disk is full, and SQLite needs room even to read: make some" if full else "Check [state]",
         ) from error
-    return Store(engine, StoredBlobs(folder / "blobs", Segments(folder / "segments"), TableIndex(engine)))
+    return Store(engine, StoredBlobs(folder / "blobs", Segments(folder / "segments"), TableIndex(engine)), reserve)

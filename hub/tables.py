@@ -208,8 +208,9 @@ class Preview(SQLModel, table=True):
     """An event whose image waits on the camera until somebody wants it. event: the `C/event` message as the image will
     come. thumbnail: JPEG. embedding: by the camera's backbone, float16, little-endian.
 
-    asked_at: since when the image is wanted. gone: the camera has let the image go. The row goes when the image is
-    stored; no other one ever gets its id, since pages show thumbnails by it.
+    received_at: when the camera offered it last. asked_at: since when the image is wanted. gone: the camera has let the
+    image go. The row goes when the image is stored, or see `hub.previews`; no other one ever gets its id, since pages
+    show thumbnails by it.
     """
 
     __table_args__ = (

@@ -7,15 +7,15 @@ The rules, in this order:
 3. The body is signed by a key that the delegation names, and its DSSE payload type is the expected one.
 4. The body is meant for this project (and for this camera where it names one).
 5. Neither has expired. Judged only here, on acceptance, and only when the clock can be trusted.
-6. Numbers only grow: a lower release, or plan, than one accepted before is refused; so is a release under the number
-   of one that was left because it failed.
+6. Numbers only grow: a lower release, plan or delegation than one accepted before is refused; so is a release under
+   the number of one that was left because it failed.
 
 Source of the envelope: DSSE v1 (in-toto), of the rules: TUF 1.0, sections 5.3 to 5.6, as far as they apply.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -141,6 +141,14 @@ class Reader:
 B = TypeVar("B", bound=_Dated)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[B]):
+    """What passed rules 1 to 5. delegation: number of the one under which the body was signed."""
+
+    body: B
+    delegation: int
+
+
 def key_id(public: str) -> str:
     """Name of a public key: the first 16 hex digits of its hex form."""
     return public[:16]
@@ -164,7 +172,7 @@ def public_hex(signer: CryptoSigner) -> str:
     return str(signer.public_key.keyval["public"])
 
 
-def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -> B:
+def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -> Opened[B]:
     """Apply rules 1 to 5 to bytes from the broker or a pack; a ManifestError says which one failed."""
     what = kind.__name__.lower()
     if len(data) > MAX_SIGNED:
@@ -189,7 +197,17 @@ def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -
                     subject=f"{name} {dated.number}",
                     remedy="Have the hub sign it again, or check this machine's clock",
                 )
-    return body
+    return Opened(body, delegation.number)
+
+
+def check_delegation(number: int, floor: int) -> None:
+    """Rule 6: OldReleaseError when a delegation's `number` is below `floor`: its keys may be in other hands by now."""
+    if number < floor:
+        raise OldReleaseError(
+            f"is older than {floor}, which was accepted before",
+            subject=f"delegation {number}",
+            remedy="Have the hub sign under its present delegation",
+        )
 
 
 def check_number(what: str, number: int, floor: int, failed: frozenset[int] = frozenset()) -> None:

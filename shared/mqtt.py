@@ -3,6 +3,7 @@
 import logging
 import socket
 import ssl
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,17 +33,31 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def read_password(settings: MqttSettings) -> str:
-    """First line of the password file; BrokerError says which file is missing."""
+    """First line of the password file, "" where none is set; BrokerError when it is missing, unreadable or empty."""
     if not settings.password_file:
         return ""
     try:
-        return Path(settings.password_file).read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        password = Path(settings.password_file).read_text(encoding="utf-8").split("\n", 1)[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BrokerError(
             f"password file cannot be read ({getattr(error, 'strerror', None) or error})",
             subject=settings.password_file,
-            remedy="Create it",
+            remedy="Create it"
+            if isinstance(error, FileNotFoundError)
+            else "Make it a text file that this user may read",
         ) from error
+    if not password:
+        raise BrokerError(
+            "password file is empty in its first line",
+            subject=settings.password_file,
+            remedy="Write the account's password into it",
+        )
+    return password
+
+
+def password_is_open(settings: MqttSettings) -> bool:
+    """Whether every user of this machine may read the password file, which must be there."""
+    return bool(settings.password_file) and bool(Path(settings.password_file).stat().st_mode & stat.S_IROTH)
 
 
 def _send_at_once(_client: paho.Client, _data: Any, sock: Any) -> None:

@@ -19,12 +19,15 @@ import pytest
 import edge.__main__
 import hub.__main__
 from edge.settings import EdgeSettings
+from hub.collect import ASK_EACH
 from hub.settings import HubSettings
 from shared import errors, golden, ids, manifest, messages, preprocess, topics
 from shared.files import chunks, sha256_hex
 from shared.messages import Event, HubStatus, Reply, decode, encode, encode_attached, split_attached
 from shared.topics import ChunkTopic
 from shared.transfer import Answer, Complete, Limits, Offer, Receiver, SendChunk, Sender, SendEvent
+from shared.transfer.receiver import REMIND_AFTER
+from shared.transfer.sender import PREVIEW_BYTES
 
 ROOT = Path(__file__).parent.parent
 PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
@@ -172,12 +175,27 @@ def constant(path: str) -> float:
 def test_every_constant_has_a_row_with_its_value() -> None:
     table = rows(section(PROTOCOL, "Constants"))
     expected = {f"shared.transfer.Limits.{name}" for name in Limits.__dataclass_fields__}
+    expected |= {
+        "shared.transfer.sender.PREVIEW_BYTES",
+        "shared.transfer.receiver.REMIND_AFTER",
+        "hub.collect.ASK_EACH",
+    }
     for path in ("shared.messages", "shared.manifest", "shared.golden", "shared.transfer", "edge.link"):
         for name, value in vars(importlib.import_module(path)).items():
             if name.isupper() and isinstance(value, int | float):
                 expected.add(f"{path}.{name}")
     assert expected <= set(table)
     assert {name: float(value) for name, (value, *_) in table.items()} == {name: constant(name) for name in table}
+
+
+def test_the_constants_of_previews_stand_where_a_camera_is_told_of_them() -> None:
+    text = " ".join(section(PROTOCOL, "Previews").split())
+    for wanted in (
+        f"counts as {PREVIEW_BYTES} bytes of [credit]",
+        f"{ASK_EACH} images of one camera at a time",
+        f"{REMIND_AFTER:g} s without a chunk",
+    ):
+        assert wanted in text
 
 
 # ----------------------------------------------------------------------------------------------- examples
@@ -268,7 +286,7 @@ def test_the_signed_example_verifies() -> None:
     assert root is not None
     told = msgspec.json.decode(found["Plan"], type=manifest.Plan)
     reader = manifest.Reader(root[1], told.project, CAMERA, told.created + timedelta(days=1), clock_trusted=True)
-    assert manifest.open_signed(found["Signed"].encode(), manifest.PLAN_TYPE, manifest.Plan, reader) == told
+    assert manifest.open_signed(found["Signed"].encode(), manifest.PLAN_TYPE, manifest.Plan, reader).body == told
     stranger = dataclasses.replace(reader, root="0" * 64)
     with pytest.raises(errors.SignatureError):
         manifest.open_signed(found["Signed"].encode(), manifest.PLAN_TYPE, manifest.Plan, stranger)

@@ -1,5 +1,7 @@
 """The pages: read models poured into templates. Pages change nothing; their buttons call the API."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 from urllib.parse import urlencode
@@ -72,10 +74,6 @@ class Pages:
                 **{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE
             )
 
-            def link(**changes: Any) -> str:
-                query = {key: value for key, value in {**chosen, **changes}.items() if value}
-                return f"/images?{urlencode(query)}" if query else "/images"
-
             return self._page(
                 request,
                 "images.html",
@@ -83,7 +81,7 @@ class Pages:
                 chosen=chosen,
                 page=page,
                 pages=-(-found.total // PER_PAGE),
-                link=link,
+                link=partial(_link, "/images", chosen),
                 filters=FILTERS,
                 classes=self._settings.project.classes,
                 cameras=[one.name for one in views.cameras()],
@@ -104,10 +102,6 @@ class Pages:
                 offset=(page - 1) * PER_PAGE,
             )
 
-            def link(**changes: Any) -> str:
-                query = {key: value for key, value in {**chosen, **changes}.items() if value}
-                return f"/images/previews?{urlencode(query)}" if query else "/images/previews"
-
             return self._page(
                 request,
                 "previews.html",
@@ -115,7 +109,7 @@ class Pages:
                 chosen=chosen,
                 page=page,
                 pages=-(-found.total // PER_PAGE),
-                link=link,
+                link=partial(_link, "/images/previews", chosen),
                 filters=PREVIEWS,
                 counts=views.preview_counts(),
                 cameras=[one.name for one in cameras if one.previews != PreviewCounts()],
@@ -170,6 +164,12 @@ class Pages:
             "status": status,
         }
         return self._templates.TemplateResponse(request, template, {**frame, **values}, status_code=status)
+
+
+def _link(path: str, chosen: Mapping[str, object], **changes: object) -> str:
+    """The address of a list with what is chosen in it; empty choices are left out."""
+    query = {key: value for key, value in {**chosen, **changes}.items() if value}
+    return f"{path}?{urlencode(query)}" if query else path
 
 
 def _found(what: Any, name: str) -> Any:

@@ -1,5 +1,6 @@
 """`hone-edge`: every mistake of the installer is one clear line and exit status 1; SIGTERM is a good end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,9 +61,54 @@ def test_no_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "Give the file with --config" in fails(["run", "--config", str(tmp_path / "none.toml")], capsys)
 
 
-def test_no_password_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["run", "check"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read (No such file or directory). Create it"),
+        ("a folder", "cannot be read (Is a directory). Make it a text file"),
+        (b"\xff\xfe", "cannot be read ('utf-8' codec"),
+        (b"", "is empty in its first line. Write the account's password"),
+        (b" \nsecret\n", "is empty in its first line"),
+    ],
+    ids=["missing", "folder", "not text", "empty", "second line"],
+)
+def test_a_password_file_that_holds_no_password(
+    config: Path, capsys: pytest.CaptureFixture[str], command: str, content: bytes | str | None, says: str
+) -> None:
+    secret = config.parent / "secret"
+    if isinstance(content, bytes):
+        secret.write_bytes(content)
+    elif content is not None:
+        secret.mkdir()
     config.write_text(GOOD + '[mqtt]\npassword_file = "secret"\n')
-    assert "secret: password file cannot be read" in fails(["run", "--config", str(config)], capsys)
+    assert f"{secret}: password file {says}" in fails([command, "--config", str(config)], capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_password_file_that_this_user_may_not_read(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = config.parent / "secret"
+    secret.write_text("secret\n")
+    secret.chmod(0)
+    config.write_text(GOOD + '[mqtt]\npassword_file = "secret"\n')
+    assert "cannot be read (Permission denied)" in fails(["check", "--config", str(config)], capsys)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
+def test_a_password_that_everybody_may_read_is_warned_of(
+    config: Path, capsys: pytest.CaptureFixture[str], mode: int, warned: bool
+) -> None:
+    secret = config.parent / "secret"
+    secret.write_text("secret\n")
+    secret.chmod(mode)
+    config.write_text(GOOD + '[mqtt]\npassword_file = "secret"\n')
+    assert main(["check", "--config", str(config)]) == 0
+    out, err = capsys.readouterr()
+    assert "is good" in out
+    assert (
+        f"warning: {secret}: every user of this machine can read the password. Run: chmod o= {secret}" in err
+    ) == warned
+    assert warned or not err
 
 
 def test_no_images(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,4 +146,5 @@ def test_the_example_in_the_help_is_an_example(config: Path, capsys: pytest.Capt
     example = "\n".join(line.strip() for line in lines)
     example = example.replace(example.split('root_key = "')[1].split('"')[0], "ab" * 32)
     config.write_text(example.replace("/var/spool/pictures", "pictures"))
+    (config.parent / "password").write_text("secret\n")
     assert main(["check", "--config", str(config)]) == 0

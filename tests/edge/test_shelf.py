@@ -74,6 +74,17 @@ def test_the_state_is_remembered(tmp_path: Path) -> None:
     assert (state.floor, state.plan_floor, state.desired_floor, state.desired, state.failed) == (7, 3, 2, 5, [6])
 
 
+def test_floors_only_rise_and_cost_no_write_where_they_stay(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.raise_floors(plan_floor=3, delegation_floor=2)
+    assert (Shelf(tmp_path).state.plan_floor, Shelf(tmp_path).state.delegation_floor) == (3, 2)
+    (tmp_path / "state.json").unlink()
+    shelf.raise_floors(plan_floor=3, delegation_floor=2)
+    assert not (tmp_path / "state.json").exists()
+    shelf.raise_floors(plan_floor=3, delegation_floor=4)
+    assert Shelf(tmp_path).state.delegation_floor == 4
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"floor": "x"}'])
 def test_a_damaged_state_is_set_aside(tmp_path: Path, data: bytes) -> None:
     Shelf(tmp_path).change(floor=7)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner
 
 from hub import keys as hub_keys
 from shared import topics
@@ -22,16 +24,21 @@ from shared.golden import encode as encode_golden
 from shared.ids import boot_id
 from shared.litert import Model, Part
 from shared.manifest import (
+    DELEGATION_TYPE,
     DESIRED_TYPE,
     PLAN_TYPE,
     RELEASE_TYPE,
+    Delegation,
     Desired,
     Group,
     Manifest,
     ModelSpec,
     PartSpec,
     Plan,
+    key_id,
+    public_hex,
     seal,
+    sign,
 )
 from shared.messages import Event, Gone, HubStatus, Reply, Reported, Status, Want, decode, encode, split_attached
 from shared.preprocess import Preprocess, encode_png
@@ -268,7 +275,7 @@ def parts(*, size: int = 16, beta: float = 1.0) -> Parts:
 
 @dataclass
 class Registry:
-    """What a hub publishes of models, signed; `bus` may come and go. folder: of the keys."""
+    """What a hub publishes of models, signed; `bus` may come and go. folder: of the keys. delegation: its number."""
 
     folder: Path
     bus: Bus
@@ -277,6 +284,7 @@ class Registry:
     blobs: dict[str, bytes] = field(default_factory=dict)
     plans: int = 0
     exceptions: int = 0
+    delegation: int = 1
 
     @property
     def root(self) -> str:
@@ -322,4 +330,12 @@ class Registry:
     def _seal(self, kind: type, payload_type: str, number: int, **fields: object) -> bytes:
         keys, now = _keys(self.folder), self.clock.utc()
         body = kind(**{"number": number, "created": now, "expires": now + timedelta(days=30), **fields})
-        return seal(body, payload_type, keys.signer, keys.delegation)
+        delegation = Delegation(
+            number=self.delegation,
+            created=now,
+            expires=now + timedelta(days=30),
+            keys={keys.signer.public_key.keyid: public_hex(keys.signer)},
+        )
+        root = CryptoSigner(load_pem_private_key((self.folder / hub_keys.ROOT).read_bytes(), None))
+        root.public_key.keyid = key_id(keys.root_public)
+        return seal(body, payload_type, keys.signer, sign(delegation, DELEGATION_TYPE, root))

@@ -2,17 +2,19 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hub.importer import import_folder
 from hub.run import execute
-from hub.settings import HubSettings
+from hub.settings import CollectSettings, HubSettings
 from hub.store import Store, open_store
 from hub.tables import Run
 from shared.clock import SystemClock
+from tests.hub.collecting import Hub
 from tests.hub.making import CLASSES, picture, settings_in
 
 
@@ -26,6 +28,28 @@ def store(settings: HubSettings) -> Iterator[Store]:
     made = open_store(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def make_hub(settings: HubSettings, store: Store) -> Iterator[Callable[..., Hub]]:
+    """Make collectors that run, each at a broker of its own, with these settings under [collect]."""
+    made: list[Hub] = []
+
+    def make(*, beat_s: float = 0.05, **collect: object) -> Hub:
+        fields = {"image_mb": 1, "partial_mb": 4, **collect}
+        hub = Hub(msgspec.structs.replace(settings, collect=CollectSettings(**fields), beat_s=beat_s), store)
+        made.append(hub)
+        hub.collector.start()
+        return hub
+
+    yield make
+    for one in made:
+        one.collector.stop()
+
+
+@pytest.fixture
+def hub(make_hub: Callable[..., Hub]) -> Hub:
+    return make_hub()
 
 
 CACHE = Path(os.environ.get("HONE_CACHE", Path(__file__).parents[2] / ".hone" / "cache"))

@@ -110,13 +110,16 @@ def get_image(store: Store, image_id: int) -> Image:
         return found
 
 
-def reported(release: int = 1, *, project: str = "cells", floor: int | None = None, **reload: object) -> Reported:
+def reported(
+    release: int = 1, *, project: str = "cells", floor: int | None = None, plan_floor: int = 0, **reload: object
+) -> Reported:
     """What a camera could say of itself."""
     said: dict[str, object] = {"state": "running", "release": release}
     for key, value in reload.items():
         said[key.removeprefix("reload_")] = value
     return Reported(
         time=NOW, agent="0", boot="b1", project=project, release=release, floor=release if floor is None else floor,
+        plan_floor=plan_floor,
         reload=ReloadState(**said),  # type: ignore[arg-type]
         spool=SpoolState(
             spooled=0, stored=0, left=0, quarantined=0, dropped=0, unspooled=0, torn=0, bytes=0, limit=1

@@ -1,96 +1,27 @@
 """The collector on a FakeBroker and a real store: `stored` is said only of what is on disk, and nothing is lost."""
 
 import threading
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 from sqlalchemy import event as happening
-from sqlmodel import select
 
 from hub import collect, epoch
-from hub.collect import UNKNOWN_PAUSE_MS, Collector
-from hub.settings import CollectSettings
+from hub.collect import UNKNOWN_PAUSE_MS
 from hub.store import open_store
-from hub.tables import Image, Tombstone
+from hub.tables import Tombstone
 from shared import topics
 from shared.bus import Message
 from shared.clock import SystemClock
 from shared.files import chunk_count, chunks, sha256_hex
 from shared.messages import HubStatus, Reply, Status, decode, encode, encode_attached
 from shared.transfer import Offer, Sender, SendEvent
-from tests.fakes.bus import FakeBroker, FakeBus
-from tests.fakes.listener import Recorder, wait_until
-from tests.hub.making import NOW, HandCamera, Into, event_of, picture, settings_in
-
-
-class Watched(FakeBus):
-    """Notes, at the moment a `stored` is published, whether row and blob of each id are there."""
-
-    store = None
-
-    def __init__(self, broker):
-        super().__init__(broker, "hub")
-        self.proofs: list[tuple[str, bool, bool]] = []
-
-    def publish(self, topic, payload, **more):
-        if topic.endswith("/reply"):
-            for one in decode(payload, Reply).stored:
-                self.proofs.append((one, *self._there(one)))
-        return super().publish(topic, payload, **more)
-
-    def _there(self, event_id):
-        with self.store.read() as session:
-            found = session.exec(select(Image.sha256).where(Image.event_id == event_id)).first()
-        return found is not None, found is not None and self.store.blobs.has(found)
-
-
-class Hub:
-    """A collector between a FakeBroker and a store."""
-
-    def __init__(self, settings, store):
-        self.broker = FakeBroker()
-        self.store = store
-        self.bus = Watched(self.broker)
-        self.bus.store = store
-        self.errors: Counter[str] = Counter()
-        self.collector = Collector(settings, store=store, bus=self.bus, clock=SystemClock(), errors=self.errors)
-        self.bus.subscribe(topics.uploads())
-        self.bus.start(Into(self.collector.message))
-
-    def wait(self, true, what):
-        def look():
-            self.broker.pump()
-            return true()
-
-        wait_until(look, f"{what}; errors so far: {dict(self.errors)}", seconds=20)
-
-    def rows(self):
-        with self.store.read() as session:
-            return session.exec(select(Image).order_by(Image.id)).all()
-
-
-@pytest.fixture
-def make_hub(settings, store):
-    made = []
-
-    def make(*, beat_s=0.05, **collect):
-        fields = {"image_mb": 1, "partial_mb": 4, **collect}
-        hub = Hub(msgspec.structs.replace(settings, collect=CollectSettings(**fields), beat_s=beat_s), store)
-        made.append(hub)
-        hub.collector.start()
-        return hub
-
-    yield make
-    for one in made:
-        one.collector.stop()
-
-
-@pytest.fixture
-def hub(make_hub):
-    return make_hub()
+from tests.fakes.bus import FakeBus
+from tests.fakes.listener import Recorder
+from tests.hub.collecting import Hub
+from tests.hub.making import NOW, HandCamera, event_of, picture, settings_in
 
 
 @pytest.fixture

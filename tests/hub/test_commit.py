@@ -110,6 +110,21 @@ def test_the_same_bytes_of_two_cameras_or_events_in_one_round(rounds: Rounds) ->
     assert rounds.store.blobs.read(again.event.sha256) == data
 
 
+def test_every_round_takes_the_rows_of_blobs_in_the_same_order(rounds: Rounds) -> None:
+    """PostgreSQL locks them as they come: two rounds in two orders would be a deadlock."""
+    orders: list[list[str]] = []
+
+    def saw(_connection: object, _cursor: object, sql: str, parameters: list[tuple[str, ...]], *_more: object) -> None:
+        if sql.startswith("INSERT INTO blob"):
+            orders.append([one[0] for one in parameters])
+
+    happening.listen(rounds.store.engine, "before_cursor_execute", saw)
+    images = some(*range(8))
+    rounds.one(images)
+    rounds.one([complete(one.data) for one in reversed(images)])
+    assert orders == [sorted(one.event.sha256 for one in images)] * 2
+
+
 def test_the_same_id_of_two_cameras_are_two_images(rounds: Rounds) -> None:
     one = complete(b"one")
     other = complete(b"other", camera="site/cam-2", id=one.event.id)

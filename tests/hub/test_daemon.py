@@ -7,19 +7,34 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from securesystemslib.signer import CryptoSigner
 from sqlmodel import delete, select
 
-from hub import keys, settings
+from hub import backup, keys, previews, settings
 from hub.daemon import Daemon
 from hub.registry import CameraView
+from hub.restore import restore
 from hub.runs import MAX_ATTEMPTS
 from hub.store import open_store
-from hub.tables import Image, Lease, Release, Rollout, Run
+from hub.tables import Image, Lease, Preview, Release, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import ConfigError, TrainError
 from shared.files import sha256_hex
-from shared.manifest import PLAN_TYPE, RELEASE_TYPE, Manifest, Plan, Reader, open_signed
+from shared.manifest import (
+    DELEGATION_TYPE,
+    PLAN_TYPE,
+    RELEASE_TYPE,
+    Delegation,
+    Manifest,
+    Plan,
+    Reader,
+    key_id,
+    open_signed,
+    public_hex,
+    sign,
+)
 from shared.messages import HubStatus, Reply, Status, Want, decode, encode
 from shared.mqtt import PahoBus
 from tests.fakes.listener import Recorder, wait_until
@@ -70,6 +85,9 @@ class Scene:
     def latest(self, topic):
         return next((one.payload for one in reversed(self.seen.messages) if one.topic == topic), b"")
 
+    def count(self, topic):
+        return sum(one.topic == topic for one in self.seen.messages)
+
     def rows(self, table):
         with self.store.read() as session:
             return session.exec(select(table).order_by(table.id)).all()
@@ -80,7 +98,7 @@ class Scene:
 
     def plan(self):
         data = self.latest(topics.plan("cells"))
-        return open_signed(data, PLAN_TYPE, Plan, self.reader()) if data else None
+        return open_signed(data, PLAN_TYPE, Plan, self.reader()).body if data else None
 
     def reader(self):
         return Reader(keys.load(self.keys).root_public, "cells", CAMERA, now=self.clock.utc(), clock_trusted=True)
@@ -231,7 +249,7 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     daemon = one.start()
     assert daemon.release_run(one.finished_run(b"head 1"), "first") == 1
     until(one.plan, "the first plan")
-    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body
     assert (manifest.number, manifest.note) == (1, "first")
     assert one.plan().release_for(CAMERA) == 1
     one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
@@ -255,7 +273,7 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     until(lambda: one.rows(Rollout)[-1].stage == "done", "the third rollout")
     until(lambda: one.plan().release_for("site/cam-2") == 3, "the plan for everyone")
     numbers = [
-        open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).number
+        open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).body.number
         for m in one.seen.messages
         if m.topic == topics.plan("cells")
     ]
@@ -295,6 +313,109 @@ def test_a_plan_is_signed_again_at_half_time_and_not_before(scene, clock, days):
     assert (row.plan_number, row.plan_expires) == (2, clock.utc() + timedelta(days=days))
 
 
+# -- previews that nobody asked for
+
+
+def test_old_previews_go_in_batches_by_the_daemons_loop(scene, clock, monkeypatch):
+    monkeypatch.setattr(previews, "EXPIRE_BATCH", 4)
+    one = scene(clock=clock, more="[collect]\npreview_days = 7\n", started=False)
+    now = clock.utc()
+
+    def add(age, count):
+        with one.store.write() as session:
+            for _ in range(count):
+                row = previews.row(CAMERA, event_of(picture(), held=True), now - timedelta(days=age), None)
+                session.add(Preview(**row))
+
+    add(8, 10)
+    add(6, 3)
+    daemon = Daemon(one.settings, one.config, one.store, clock)  # its loop is walked by hand
+    left = []
+    for _ in range(4):
+        daemon._expire()
+        left.append(len(one.rows(Preview)))
+    assert left == [9, 5, 3, 3]
+    clock.advance(2 * 86_400)
+    daemon._expire()
+    daemon._expire()
+    assert one.rows(Preview) == []
+
+
+def test_previews_stay_for_ever_where_no_time_is_set(scene, clock):
+    one = scene(clock=clock, more="[collect]\npreview_days = 0\n", started=False)
+    with one.store.write() as session:
+        session.add(Preview(**previews.row(CAMERA, event_of(picture(), held=True), NOW - timedelta(days=9999), None)))
+    Daemon(one.settings, one.config, one.store, clock)._expire()
+    assert len(one.rows(Preview)) == 1
+
+
+# -- after a restore
+
+
+def test_a_restore_under_a_running_hub_has_it_sign_the_plan_anew_above_every_number(scene, tmp_path):
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head 1"), "")
+    backup.make(one.settings, one.config, tmp_path / "backups", SystemClock())
+    for number in (2, 3):
+        assert daemon.release_run(one.finished_run(b"head %d" % number), "") == number
+    until(lambda: one.plan().release_for(CAMERA) == 3, "the third release")
+    before = one.plan()
+    manifests = one.count(topics.release("cells", 1))
+    restore(one.settings, tmp_path / "backups", SystemClock(), force=True)
+    until(lambda: one.plan().number > before.number, "a plan that cameras take")
+    assert one.plan().release_for(CAMERA) == 1, "what the hub knows of now"
+    until(lambda: one.count(topics.release("cells", 1)) > manifests, "its manifest, which the broker may have lost")
+    assert one.latest(topics.release("cells", 1)) == one.rows(Release)[0].envelope
+    number = one.rows(Rollout)[-1].plan_number
+    for _ in range(3):
+        daemon._mind_the_epoch()
+        daemon._roll_out()
+    assert one.rows(Rollout)[-1].plan_number == number, "once"
+    assert daemon.release_run(one.finished_run(b"head 4"), "") == 4, "numbers never go back"
+
+
+def test_a_plan_below_what_a_camera_accepted_is_signed_anew(scene):
+    """A hub that was restored while it did not run, into an empty folder: it learns from the reports."""
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head"), "")
+    until(one.plan, "the plan")
+    one.report(1, plan_floor=41)
+    until(lambda: one.plan().number == 42, "the plan above it")
+    one.report(1, plan_floor=42)
+    for _ in range(3):
+        daemon._roll_out()
+    assert one.rows(Rollout)[-1].plan_number == 42
+
+
+def test_under_a_new_delegation_all_that_is_in_use_is_signed_anew(scene):
+    one = scene()
+    one.watch()
+    one.start().release_run(one.finished_run(b"head"), "")
+    until(one.plan, "the plan")
+    one.daemon.stop()
+    old = keys.load(one.keys)
+    root = CryptoSigner(load_pem_private_key((one.keys / keys.ROOT).read_bytes(), None))
+    root.public_key.keyid = key_id(old.root_public)
+    now, signer = SystemClock().utc(), old.signer
+    newer = Delegation(
+        number=2, created=now, expires=now + timedelta(days=9), keys={key_id(public_hex(signer)): public_hex(signer)}
+    )
+    record = {"root": old.root_public, "delegation": sign(newer, DELEGATION_TYPE, root)}
+    (one.keys / keys.DELEGATION).write_bytes(msgspec.json.encode(record))
+    one.start()
+
+    def under(topic, payload_type, kind):
+        return open_signed(one.latest(topic), payload_type, kind, one.reader()).delegation
+
+    until(lambda: under(topics.plan("cells"), PLAN_TYPE, Plan) == 2, "the plan under the new one")
+    assert under(topics.release("cells", 1), RELEASE_TYPE, Manifest) == 2
+    assert one.plan().number == 2
+
+
 def test_a_release_whose_part_is_lost_is_refused_and_the_loop_lives(scene):
     one = scene()
     number = one.finished_run(b"head")
@@ -326,7 +447,7 @@ def test_labels_start_a_run_that_trains_and_its_model_is_released(scene, taught)
     until(one.plan, "the release")
     release = one.rows(Release)[0]
     assert (release.run_id, release.number, one.run(1).verdict) == (1, 1, "first")
-    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader())
+    manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body
     for part in manifest.model.parts().values():
         count = -(-part.size // part.chunk_size)
         until(lambda part=part, last=count - 1: one.latest(topics.blob(part.sha256, last)), "the last chunk")

@@ -46,13 +46,13 @@ def test_all_files_are_for_the_owner_alone(tmp_path, clock):
 
 def test_what_is_signed_verifies_under_the_pinned_root(folder):
     pair = keys.load(folder)
-    assert open_signed(plan_by(pair), PLAN_TYPE, Plan, reader(pair.root_public)).groups[0].release == 1
+    assert open_signed(plan_by(pair), PLAN_TYPE, Plan, reader(pair.root_public)).body.groups[0].release == 1
 
 
 def test_the_root_key_may_be_taken_away(folder):
     (folder / keys.ROOT).unlink()
     pair = keys.load(folder)
-    assert open_signed(plan_by(pair), PLAN_TYPE, Plan, reader(pair.root_public))
+    assert open_signed(plan_by(pair), PLAN_TYPE, Plan, reader(pair.root_public)).body
 
 
 def test_another_hubs_signature_is_refused(folder, tmp_path, clock):

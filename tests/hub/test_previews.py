@@ -2,7 +2,6 @@
 
 import base64
 import threading
-from collections import Counter
 from datetime import timedelta
 
 import msgspec
@@ -11,19 +10,16 @@ from sqlalchemy import event as happening
 from sqlmodel import Session, select
 
 from hub import previews
-from hub.collect import ASK_EACH, Collector
-from hub.settings import CollectSettings
+from hub.collect import ASK_EACH
 from hub.tables import Image, Preview, Tombstone
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import MessageError
 from shared.files import chunk_count
-from shared.messages import Event, Gone, Reply, Status, decode, encode
+from shared.messages import Event, Gone, Status, decode, encode
 from shared.preprocess import decode as decode_image
 from shared.preprocess import encode_jpeg
-from tests.fakes.bus import FakeBroker, FakeBus
-from tests.fakes.listener import wait_until
-from tests.hub.making import NOW, HandCamera, Into, event_of, picture
+from tests.hub.making import NOW, HandCamera, event_of, picture
 
 CAMERA = "site/cam-1"
 VECTOR = b"\x00\x3c\x00\xbc"  # 1.0 and -1.0 as float16
@@ -43,74 +39,6 @@ def held(data: bytes, **fields: object) -> Event:
         **fields,
     }
     return event_of(data, **given)
-
-
-class Watched(FakeBus):
-    """Notes, at the moment a `noted` is published, whether the preview's row is there."""
-
-    store = None
-
-    def __init__(self, broker):
-        super().__init__(broker, "hub")
-        self.proofs: list[tuple[str, bool]] = []
-
-    def publish(self, topic, payload, **more):
-        if topic.endswith("/reply"):
-            for one in decode(payload, Reply).noted:
-                with self.store.read() as session:
-                    there = session.exec(select(Preview.id).where(Preview.event_id == one)).first()
-                self.proofs.append((one, there is not None))
-        return super().publish(topic, payload, **more)
-
-
-class Hub:
-    """A collector between a FakeBroker and a store."""
-
-    def __init__(self, settings, store):
-        self.broker = FakeBroker()
-        self.store = store
-        self.bus = Watched(self.broker)
-        self.bus.store = store
-        self.errors: Counter[str] = Counter()
-        self.collector = Collector(settings, store=store, bus=self.bus, clock=SystemClock(), errors=self.errors)
-        self.bus.subscribe(topics.uploads())
-        self.bus.start(Into(self.collector.message))
-
-    def wait(self, true, what):
-        def look():
-            self.broker.pump()
-            return true()
-
-        wait_until(look, f"{what}; errors so far: {dict(self.errors)}", seconds=20)
-
-    def previews(self):
-        with self.store.read() as session:
-            return {one.event_id: one for one in session.exec(select(Preview).order_by(Preview.id))}
-
-    def images(self):
-        with self.store.read() as session:
-            return session.exec(select(Image).order_by(Image.id)).all()
-
-
-@pytest.fixture
-def make_hub(settings, store):
-    made = []
-
-    def make(**collect):
-        fields = {"image_mb": 1, "partial_mb": 4, **collect}
-        hub = Hub(msgspec.structs.replace(settings, collect=CollectSettings(**fields), beat_s=0.05), store)
-        made.append(hub)
-        hub.collector.start()
-        return hub
-
-    yield make
-    for one in made:
-        one.collector.stop()
-
-
-@pytest.fixture
-def hub(make_hub):
-    return make_hub()
 
 
 @pytest.fixture
@@ -146,7 +74,7 @@ def test_a_preview_becomes_a_row_and_only_then_is_called_noted(hub, camera):
     camera.offer(event)
     hub.wait(lambda: noted(camera), "noted")
     assert noted(camera) == [event.id]
-    assert hub.bus.proofs == [(event.id, True)]
+    assert hub.bus.noted == [(event.id, True)]
     [row] = hub.previews().values()
     assert (row.camera, row.event_id, row.project, row.value, row.captured_at) == (
         CAMERA, event.id, "cells", 0.4, NOW,
@@ -154,7 +82,7 @@ def test_a_preview_becomes_a_row_and_only_then_is_called_noted(hub, camera):
     assert (row.thumbnail, row.embedding, row.asked_at, row.gone) == (small(data), VECTOR, None, False)
     assert decode(row.event, Event) == previews.bare(event)
     assert len(row.event) < 600
-    assert hub.images() == []
+    assert hub.rows() == []
     assert list((hub.store.blobs.segments.folder).glob("*")) == [], "no image, no segment"
     assert not hub.errors
 
@@ -171,7 +99,8 @@ def test_a_repeat_is_noted_again_adds_no_row_and_keeps_who_asked(hub, camera):
     camera.offer(recut)
     hub.wait(lambda: len(noted(camera)) == 2, "noted again")
     [after] = hub.previews().values()
-    assert (after.id, after.asked_at, after.received_at) == (before.id, NOW, before.received_at)
+    assert (after.id, after.asked_at) == (before.id, NOW)
+    assert after.received_at > before.received_at, "it was renewed"
     assert decode(after.event, Event).chunk_size == 2048, "as the camera will cut it now"
 
 
@@ -187,7 +116,7 @@ def test_asking_brings_the_image_and_the_preview_goes(hub, camera):
     camera.chunks(event, data)
     hub.wait(lambda: camera.stored, "stored")
     assert camera.stored == [event.id]
-    [row] = hub.images()
+    [row] = hub.rows()
     assert hub.store.blobs.read(row.sha256) == data
     assert (row.event_id, row.guess, row.score, row.state) == (event.id, "good", 0.5, "new")
     assert hub.previews() == {}
@@ -256,7 +185,7 @@ def test_a_new_hub_asks_again_for_what_the_old_one_was_asked(make_hub):
     again.chunks(event, data)
     second.wait(lambda: again.stored, "stored")
     assert second.previews() == {}
-    assert [one.sha256 for one in second.images()] == [event.sha256]
+    assert [one.sha256 for one in second.rows()] == [event.sha256]
 
 
 def test_no_more_than_a_few_at_a_time_and_the_next_when_one_is_stored(hub, camera):
@@ -273,7 +202,7 @@ def test_no_more_than_a_few_at_a_time_and_the_next_when_one_is_stored(hub, camer
         camera.chunks(*files[asked(camera)[done][0]])
     hub.wait(lambda: len(camera.stored) == len(files), "all stored")
     assert hub.previews() == {}
-    assert {one.sha256 for one in hub.images()} == {event.sha256 for event, _ in files.values()}
+    assert {one.sha256 for one in hub.rows()} == {event.sha256 for event, _ in files.values()}
 
 
 def test_a_preview_of_what_is_stored_is_called_stored(hub, camera):
@@ -312,7 +241,7 @@ def test_the_image_of_a_lost_one_is_wanted_back_by_itself(hub, camera):
     assert noted(camera) == [event.id]
     camera.chunks(event, data)
     hub.wait(lambda: len(camera.stored) == 2, "stored")
-    [row] = hub.images()
+    [row] = hub.rows()
     assert (row.state, row.label) == ("new", "defect")
     assert hub.previews() == {}
 
@@ -334,7 +263,7 @@ def test_what_cannot_be_written_is_not_called_noted_and_comes_later(hub, camera)
         connection.exec_driver_sql("DROP TRIGGER full")
     camera.offer(event)
     hub.wait(lambda: noted(camera), "noted")
-    assert hub.bus.proofs == [(event.id, True)]
+    assert hub.bus.noted == [(event.id, True)]
 
 
 @pytest.mark.parametrize(
@@ -520,6 +449,58 @@ def test_asking_changes_nothing_that_was_asked_or_is_gone(store):
     with store.read() as session:
         rows = {one.event_id: one.asked_at for one in session.exec(select(Preview))}
     assert rows == {was: NOW, gone: None, new: later}
+
+
+def test_old_ones_go_unless_somebody_waits_for_the_image(store):
+    def days(count):
+        return {"received_at": NOW - timedelta(days=count)}
+
+    with store.write() as session:
+        kept = {
+            add(session, 1, **days(29)),
+            add(session, 2, gone=True, **days(29)),
+            add(session, 3, asked_at=NOW, **days(99)),
+            add(session, 4, project="other", **days(99)),
+        }
+        for number, fields in enumerate([{}, {"gone": True}, {"gone": True, "asked_at": NOW}]):
+            add(session, 10 + number, **days(31), **fields)
+    before = NOW - timedelta(days=30)
+    with store.read() as session:
+        ids = previews.expired(session, "cells", before)
+    assert len(ids) == 3
+    with store.write() as session:
+        renewed = session.get(Preview, ids[0])
+        renewed.received_at = NOW  # between the look and the deletion
+        kept.add(renewed.event_id)
+    with store.write() as session:
+        assert previews.drop(session, "cells", before, ids) == 2
+    with store.read() as session:
+        assert set(session.exec(select(Preview.event_id))) == kept
+        assert previews.expired(session, "cells", before) == []
+
+
+def test_what_a_camera_offers_again_after_its_preview_went_comes_back(hub, camera):
+    data = picture()
+    event = held(data)
+    camera.offer(event)
+    hub.wait(lambda: len(noted(camera)) == 1, "noted")
+    later = SystemClock().utc() + timedelta(seconds=1)
+    with hub.store.write() as session:
+        ids = previews.expired(session, "cells", later)
+        assert previews.drop(session, "cells", later, ids) == 1
+    let_go(camera, event.id)  # of a row that is not there any more: nothing happens
+    beat = hub.collector._beat
+    hub.wait(lambda: hub.collector._beat > beat + 3, "some beats")
+    camera.offer(event)
+    hub.wait(lambda: len(noted(camera)) == 2, "noted again")
+    [row] = hub.previews().values()
+    assert (row.event_id, row.gone, row.asked_at) == (event.id, False, None)
+    assert row.id not in ids
+    hub.collector.ask(CAMERA, event.id)
+    hub.wait(lambda: asked(camera), "the question")
+    camera.chunks(event, data)
+    hub.wait(lambda: camera.stored, "stored")
+    assert not hub.errors
 
 
 def test_no_thumbnail_ever_gets_the_address_of_another(store):

@@ -81,7 +81,7 @@ def reader(pair, now=NOW):
 
 def test_a_manifest_verifies_and_names_everything(store, pair):
     row = make_release(store, pair, note="first")
-    got = open_signed(row.envelope, RELEASE_TYPE, Manifest, reader(pair))
+    got = open_signed(row.envelope, RELEASE_TYPE, Manifest, reader(pair)).body
     assert (got.number, got.project, got.replaces, got.note) == (1, "cells", 0, "first")
     assert got.expires == row.expires_at == NOW + timedelta(days=90)
     assert (got.model.classes, got.model.preprocess) == (CLASSES, HOW)
@@ -95,7 +95,7 @@ def test_a_manifest_verifies_and_names_everything(store, pair):
 def test_numbers_grow_and_each_release_names_the_one_before(store, pair):
     rows = [make_release(store, pair, head=b"head %d" % one) for one in range(3)]
     assert [one.number for one in rows] == [1, 2, 3]
-    replaced = [open_signed(one.envelope, RELEASE_TYPE, Manifest, reader(pair)).replaces for one in rows]
+    replaced = [open_signed(one.envelope, RELEASE_TYPE, Manifest, reader(pair)).body.replaces for one in rows]
     assert replaced == [0, 1, 2]
 
 
@@ -132,7 +132,7 @@ def test_a_run_whose_part_is_lost_is_an_error_of_ours(store):
 
 def test_plans_have_growing_numbers_of_their_own_and_verify(store, pair):
     rows = [make_rollout(store, pair, 1), make_rollout(store, pair, 2, previous=1)]
-    plans = [open_signed(one.plan, PLAN_TYPE, Plan, reader(pair)) for one in rows]
+    plans = [open_signed(one.plan, PLAN_TYPE, Plan, reader(pair)).body for one in rows]
     assert [one.number for one in plans] == [one.plan_number for one in rows] == [1, 2]
     assert plans[0].groups == [Group(name="all", release=1)]
     assert (plans[1].release_for("site/cam-1"), plans[1].release_for("site/cam-2")) == (2, 1)

@@ -29,6 +29,7 @@ from shared.manifest import (
     PartSpec,
     Plan,
     Reader,
+    check_delegation,
     check_number,
     key_id,
     open_signed,
@@ -70,7 +71,7 @@ GOOD = seal(MANIFEST, RELEASE_TYPE, RELEASE, DELEGATION)
 
 
 def opened(data: bytes, reader: Reader = READER) -> Manifest:
-    return open_signed(data, RELEASE_TYPE, Manifest, reader)
+    return open_signed(data, RELEASE_TYPE, Manifest, reader).body
 
 
 def other(**fields: object) -> Reader:
@@ -95,8 +96,8 @@ def test_a_good_release_is_accepted() -> None:
 
 
 def test_a_good_plan_and_a_good_exception_are_accepted() -> None:
-    assert open_signed(seal(PLAN, PLAN_TYPE, RELEASE, DELEGATION), PLAN_TYPE, Plan, READER) == PLAN
-    assert open_signed(seal(DESIRED, DESIRED_TYPE, RELEASE, DELEGATION), DESIRED_TYPE, Desired, READER) == DESIRED
+    assert open_signed(seal(PLAN, PLAN_TYPE, RELEASE, DELEGATION), PLAN_TYPE, Plan, READER).body == PLAN
+    assert open_signed(seal(DESIRED, DESIRED_TYPE, RELEASE, DELEGATION), DESIRED_TYPE, Desired, READER).body == DESIRED
 
 
 def test_any_of_the_delegated_keys_may_sign() -> None:
@@ -324,6 +325,15 @@ def test_numbers_only_grow() -> None:
     check_number("release", 7, 7)
     with pytest.raises(OldReleaseError, match=r"^release 6: is older than 7"):
         check_number("release", 6, 7)
+
+
+def test_delegations_only_grow() -> None:
+    number = open_signed(GOOD, RELEASE_TYPE, Manifest, READER).delegation
+    assert number == 1
+    check_delegation(number, 0)
+    check_delegation(number, 1)
+    with pytest.raises(OldReleaseError, match=r"^delegation 1: is older than 2, .*present delegation"):
+        check_delegation(number, 2)
 
 
 def test_a_number_that_failed_is_not_tried_again() -> None:
