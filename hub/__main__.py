@@ -183,7 +183,7 @@ def _fsck(arguments: argparse.Namespace) -> int:
     settings, clock = read(config), SystemClock()
     store = open_store(settings)
     quarantine = Quarantine(settings.state_folder, clock) if arguments.repair else None
-    count = wrong = 0
+    count = wrong = records = size = 0
     with Progress() as bar:
         task = bar.add_task("checking", total=None)
 
@@ -193,11 +193,15 @@ def _fsck(arguments: argparse.Namespace) -> int:
         for finding in check(store, clock, deep=arguments.deep, quarantine=quarantine, progress=show):
             count += 1
             wrong += not finding.mended
+            records += finding.kind == "garbage"
+            size += finding.size
             bar.console.print(
                 f"{finding.kind}: {finding.subject}: {finding.text}", soft_wrap=True, markup=False, highlight=False
             )
     store.close()
     found = f"{count} findings, {wrong} of them wrong still" if count else "nothing found, rows and blobs agree"
+    if records:
+        found += f"; {records} records of {size} bytes in segments are garbage (harmless)"
     _say(f"{config}: {found}")
     return 1 if wrong else 0
 
@@ -368,7 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     fsck = add("fsck", _fsck, "check that every row has its blob and every blob its row")
     fsck.add_argument("--deep", action="store_true", help="read every blob and compute its hash")
     fsck.add_argument(
-        "--repair", action="store_true", help="mark lost images, heal found ones, move the rest to the quarantine"
+        "--repair",
+        action="store_true",
+        help="mark lost images, heal found ones, find again what the index of segments has lost, move the rest away",
     )
     backup = add("backup", _backup, "back up database, images and keys into a folder, also while the hub runs")
     backup.add_argument("folder", type=Path)
