@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,22 +69,22 @@ def _serve(arguments: argparse.Namespace) -> int:
     from hub.web.app import create_app
     from hub.web.serve import WebServer
 
+    asked, watch = _until_asked()
     config = find_config(arguments.config).resolve()
     settings = read(config)
-    clock, store = SystemClock(), open_store(settings)
-    daemon = Daemon(settings, config, store, clock)
-    page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
-    asked, watch = _until_asked()
-    heap.settle()
-    daemon.start()
-    page.start()
-    _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
-    sys.stdout.flush()
-    while not asked and daemon.error is None:
-        time.sleep(0.1)
-    page.stop()
-    daemon.stop()
-    store.close()
+    clock = SystemClock()
+    with closing(open_store(settings)) as store:
+        daemon = Daemon(settings, config, store, clock)
+        page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
+        heap.settle()
+        daemon.start()
+        page.start()
+        _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
+        sys.stdout.flush()
+        while not asked and daemon.error is None:
+            time.sleep(0.1)
+        page.stop()
+        daemon.stop()
     if daemon.error is not None:
         raise daemon.error
     return 1 if watch.happened else 0
@@ -94,18 +95,17 @@ def _collect(arguments: argparse.Namespace) -> int:
     from hub.settings import find_config, read
     from hub.store import open_store
 
-    settings = settings_for(read(find_config(arguments.config)), arguments.site, arguments.name)
-    store = open_store(settings)
-    outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
     asked, watch = _until_asked()
-    heap.settle()
-    outpost.start()
-    _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
-    sys.stdout.flush()
-    while not asked and outpost.error is None:
-        time.sleep(0.1)
-    outpost.stop()
-    store.close()
+    settings = settings_for(read(find_config(arguments.config)), arguments.site, arguments.name)
+    with closing(open_store(settings)) as store:
+        outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
+        heap.settle()
+        outpost.start()
+        _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
+        sys.stdout.flush()
+        while not asked and outpost.error is None:
+            time.sleep(0.1)
+        outpost.stop()
     if outpost.error is not None:
         raise outpost.error
     return 1 if watch.happened else 0
