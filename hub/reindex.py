@@ -12,15 +12,14 @@ One segment at a time: memory grows with what is damaged, not with what there is
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 
-import sqlalchemy
-from sqlmodel import Session, col, exists, select
+from sqlmodel import Session
 
 from hub import lost, named
 from hub.findings import Bad, Finding, old
 from hub.quarantine import Quarantine
 from hub.segments import Place
 from hub.store import Store
-from hub.tables import Blob, Image
+from hub.tables import Blob
 from shared.clock import Clock
 from shared.files import sha256_hex
 
@@ -132,11 +131,8 @@ class Reindex:
     # -- records without a row
 
     def _garbage(self, name: str, records: list[_Record]) -> Iterator[Finding]:
-        rows = select(Blob.sha256, Blob.offset, Blob.size).where(
-            Blob.segment == name, exists(sqlalchemy.select(1).where(col(Image.sha256) == col(Blob.sha256)))
-        )
         with self._store.read() as session:
-            known = {(sha256, Place(name, offset, size)) for sha256, offset, size in session.exec(rows)}
+            known = set(named.placed(session, segment=name))
         for one in records:
             if (one.sha256, one.place) not in known:
                 yield Finding(
