@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,22 +69,22 @@ def _serve(arguments: argparse.Namespace) -> int:
     from hub.web.app import create_app
     from hub.web.serve import WebServer
 
+    asked, watch = _until_asked()
     config = find_config(arguments.config).resolve()
     settings = read(config)
-    clock, store = SystemClock(), open_store(settings)
-    daemon = Daemon(settings, config, store, clock)
-    page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
-    asked, watch = _until_asked()
-    heap.settle()
-    daemon.start()
-    page.start()
-    _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
-    sys.stdout.flush()
-    while not asked and daemon.error is None:
-        time.sleep(0.1)
-    page.stop()
-    daemon.stop()
-    store.close()
+    clock = SystemClock()
+    with closing(open_store(settings)) as store:
+        daemon = Daemon(settings, config, store, clock)
+        page = WebServer(create_app(settings, store, daemon.desk, daemon, clock), settings.web.host, settings.web.port)
+        heap.settle()
+        daemon.start()
+        page.start()
+        _say(f"hub {settings.name} of project {settings.project.name}: {page.url}")
+        sys.stdout.flush()
+        while not asked and daemon.error is None:
+            time.sleep(0.1)
+        page.stop()
+        daemon.stop()
     if daemon.error is not None:
         raise daemon.error
     return 1 if watch.happened else 0
@@ -94,18 +95,17 @@ def _collect(arguments: argparse.Namespace) -> int:
     from hub.settings import find_config, read
     from hub.store import open_store
 
-    settings = settings_for(read(find_config(arguments.config)), arguments.site, arguments.name)
-    store = open_store(settings)
-    outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
     asked, watch = _until_asked()
-    heap.settle()
-    outpost.start()
-    _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
-    sys.stdout.flush()
-    while not asked and outpost.error is None:
-        time.sleep(0.1)
-    outpost.stop()
-    store.close()
+    settings = settings_for(read(find_config(arguments.config)), arguments.site, arguments.name)
+    with closing(open_store(settings)) as store:
+        outpost = Outpost(settings, arguments.site, store, SystemClock(), only=arguments.only)
+        heap.settle()
+        outpost.start()
+        _say(f"collector {settings.name} of project {settings.project.name}: {', '.join(arguments.site)}")
+        sys.stdout.flush()
+        while not asked and outpost.error is None:
+            time.sleep(0.1)
+        outpost.stop()
     if outpost.error is not None:
         raise outpost.error
     return 1 if watch.happened else 0
@@ -183,7 +183,7 @@ def _fsck(arguments: argparse.Namespace) -> int:
     settings, clock = read(config), SystemClock()
     store = open_store(settings)
     quarantine = Quarantine(settings.state_folder, clock) if arguments.repair else None
-    count = wrong = 0
+    count = wrong = records = size = 0
     with Progress() as bar:
         task = bar.add_task("checking", total=None)
 
@@ -193,11 +193,15 @@ def _fsck(arguments: argparse.Namespace) -> int:
         for finding in check(store, clock, deep=arguments.deep, quarantine=quarantine, progress=show):
             count += 1
             wrong += not finding.mended
+            records += finding.kind == "garbage"
+            size += finding.size
             bar.console.print(
                 f"{finding.kind}: {finding.subject}: {finding.text}", soft_wrap=True, markup=False, highlight=False
             )
     store.close()
     found = f"{count} findings, {wrong} of them wrong still" if count else "nothing found, rows and blobs agree"
+    if records:
+        found += f"; {records} records of {size} bytes in segments are garbage (harmless)"
     _say(f"{config}: {found}")
     return 1 if wrong else 0
 
@@ -368,7 +372,9 @@ def _parser() -> argparse.ArgumentParser:
     fsck = add("fsck", _fsck, "check that every row has its blob and every blob its row")
     fsck.add_argument("--deep", action="store_true", help="read every blob and compute its hash")
     fsck.add_argument(
-        "--repair", action="store_true", help="mark lost images, heal found ones, move the rest to the quarantine"
+        "--repair",
+        action="store_true",
+        help="mark lost images, heal found ones, find again what the index of segments has lost, move the rest away",
     )
     backup = add("backup", _backup, "back up database, images and keys into a folder, also while the hub runs")
     backup.add_argument("folder", type=Path)

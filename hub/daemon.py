@@ -21,7 +21,7 @@ from hub.lease import Claims
 from hub.registry import Registry, labels_since_run
 from hub.runs import Runs
 from hub.settings import HubSettings
-from hub.store import Store
+from hub.store import STOP_S, Store
 from hub.tables import Preview, Release, Rollout, Run
 from hub.verify import Verifier
 from hub.web.actions import HubState
@@ -106,7 +106,7 @@ class Daemon:
     def stop(self) -> None:
         """End every thread and the run, if one is under way; it is taken up again at the next start."""
         self._stopping.set()
-        self._thread.join(10)
+        self._thread.join(STOP_S)
         self._runs.stop()
         self._verifier.stop()
         goodbye: list[tuple[str, bytes]] = []

@@ -1,70 +1,31 @@
 """fsck: does every row have its blob, and every blob its row? Reads only, unless asked to repair; a repair deletes
-nothing: files go to the quarantine, rows are marked lost, and an image whose blob is there again is healed.
+nothing: files go to the quarantine, rows are marked lost, an image whose blob is there again is healed, and where the
+table of segments has lost a blob it is found again by what the segments say.
 
-Safe beside a running hub, which writes a blob first and its row then:
-- A row is judged by its own blob at that moment, not by a list made before; it is marked in a transaction that looks
-  once more, so no row can come in between.
-- A file is judged only when it is older than GRACE, an orphan not while a run is under way (a run writes its parts
-  long before its row names them), and both are asked once more just before the move.
-- Whoever stores bytes that lie here as an orphan already does not write them again. So after SETTLE_S, longer than
-  a transaction may wait, the rows are asked about every orphan that was moved, and one that is named goes back.
+Safe beside a running hub, which writes a blob first and its row then: a row is judged by its own blob at that moment,
+not by a list made before; it is marked in a transaction that looks once more, so no row can come in between. Files
+are judged as `hub.strays` says, and segments as `hub.reindex` does.
 
-One folder of blobs (1/256) at a time: neither memory nor a transaction grows with the number of images.
+One folder of blobs (1/256) at a time, then one segment at a time: neither memory nor a transaction grows with the
+number of images.
 """
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 
 from sqlmodel import col, delete, func, select, update
 
 from hub import lost, named
+from hub.findings import Bad, Finding, Verdict
 from hub.quarantine import Quarantine
+from hub.reindex import Reindex
 from hub.store import Store
-from hub.tables import Blob, Image, Run
+from hub.strays import Strays
+from hub.tables import Blob, Image
 from shared.clock import Clock
 from shared.errors import StoreError
-from shared.files import TMP, sha256_hex
-from shared.ids import SHA256
-
-GRACE = timedelta(hours=1)
-"""Younger files are not judged: their rows may be under way."""
-SETTLE_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something wrong. mended: nothing is left to do about it.
-
-    kind, of rows: "missing", "damaged" (their blob), "size" (their own number), "lost" (marked so before), "found" (was
-    lost, the blob is there again). Of files: "orphan", "leftover", "foreign".
-    """
-
-    kind: str
-    subject: str
-    text: str
-    mended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """kind: "good", or as in Finding."""
-
-    kind: str
-    text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stray:
-    """A file that no row explains by its name."""
-
-    kind: str
-    path: Path
-    text: str
+from shared.files import sha256_hex
 
 
 def check(
@@ -100,14 +61,14 @@ class _Check:
         wait: Callable[[float], None],
     ) -> None:
         self._store = store
-        self._clock = clock
         self._deep = deep
         self._quarantine = quarantine
         self._progress = progress
-        self._wait = wait
+        self._strays = Strays(store, clock, quarantine, wait)
+        self._reindex = Reindex(store, clock, quarantine)
         self._done = self._total = 0
         self._parts: dict[str, str] = {}
-        self._moved: dict[str, Path] = {}
+        self._bad: dict[str, Bad] = {}
 
     def run(self) -> Iterator[Finding]:
         with self._store.read() as session:
@@ -116,18 +77,24 @@ class _Check:
         self._check_mounted()
         for prefix in named.PREFIXES:
             yield from self._folder(prefix)
-        yield from self._strays(self._top())
-        yield from self._settle()
+        yield from self._strays.beside()
+        # Only now: until all rows were looked at, nobody knows what to look for in the segments.
+        yield from self._reindex.run(self._bad)
+        for sha256, bad in sorted(self._bad.items()):
+            yield from self._give_up(sha256, bad)
+        yield from self._strays.settle()
 
     def _check_mounted(self) -> None:
         """A repair does not mark every image lost because a disk is not mounted."""
-        if self._quarantine is None or not self._total or any(map(self._store.blobs.has, self._named())):
+        if self._quarantine is None or not self._total:
             return
-        raise StoreError(
-            "holds none of the blobs that rows name",
-            subject=str(self._store.blobs.folder),
-            remedy="Is its disk mounted? Else: hone-hub restore",
-        )
+        blobs = self._store.blobs
+        with self._store.read() as session:
+            indexed = session.exec(select(Blob.sha256).limit(1)).first() is not None
+        if indexed and not blobs.segments.names():
+            raise _empty(str(blobs.segments.folder))
+        if not any(map(blobs.has, self._named())) and not self._reindex.holds_any():
+            raise _empty(str(blobs.folder))
 
     def _named(self) -> Iterator[str]:
         yield from self._parts
@@ -136,10 +103,8 @@ class _Check:
                 rows = named.images(session, prefix)
             yield from (one[1] for one in rows)
 
-    # -- one folder
-
     def _folder(self, prefix: str) -> Iterator[Finding]:
-        there, strays = self._list(prefix)
+        there, strays = self._strays.folder(prefix)
         # The rows after the files: a row is never without its blob, a blob may be without its row for a moment.
         with self._store.read() as session:
             rows = named.images(session, prefix)
@@ -151,63 +116,46 @@ class _Check:
             yield from self._blob(sha256, by_hash.get(sha256, []))
             self._done += max(1, len(by_hash.get(sha256, [])))
             self._progress(min(self._done, self._total), self._total)
-        yield from self._strays(strays)
-        yield from self._orphans([one for one in there if one not in by_hash and one not in self._parts])
-
-    def _list(self, prefix: str) -> tuple[list[str], list[_Stray]]:
-        """The blobs of a folder, and what else is in it."""
-        there: list[str] = []
-        strays: list[_Stray] = []
-        for path in _entries(self._store.blobs.folder / prefix):
-            if SHA256.fullmatch(path.name) and path.name.startswith(prefix):
-                there.append(path.name)
-            elif TMP in path.name:
-                strays.append(_Stray("leftover", path, "half-written file of a crash (harmless)"))
-            else:
-                strays.append(_Stray("foreign", path, "is no name of a blob of this folder"))
-        return there, strays
-
-    def _top(self) -> list[_Stray]:
-        """What lies beside the folders of blobs; a disk's own lost+found does."""
-        return [
-            _Stray("foreign", path, "does not belong among the folders of blobs")
-            for path in _entries(self._store.blobs.folder)
-            if path.name not in (*named.PREFIXES, "lost+found")
-        ]
+        yield from self._strays.judge(strays)
+        yield from self._strays.orphans([one for one in there if one not in by_hash and one not in self._parts])
 
     # -- rows
 
     def _blob(self, sha256: str, rows: list[named.ImageRow]) -> Iterator[Finding]:
-        """Judge a blob that rows name, and mend them."""
+        """Judge a blob that rows name; one that is not good may be in another place, so no row is marked yet."""
         before = [one for one in rows if one[3] == lost.LOST]
         verdict = self._judge(sha256, sure=self._deep or bool(before) or any(self._differs(one) for one in rows))
-        if verdict.kind == "good":
-            yield from self._sizes(sha256, [one for one in rows if self._differs(one)])
-            if before:
-                yield from self._found(sha256, before)
+        if verdict.kind != "good":
+            self._bad[sha256] = Bad(verdict, rows, self._parts.get(sha256))
             return
-        mended = False
+        yield from self._sizes(sha256, [one for one in rows if self._differs(one)])
+        if before:
+            yield from self._found(sha256, before)
+
+    def _give_up(self, sha256: str, bad: Bad) -> Iterator[Finding]:
+        """No segment has it either."""
+        verdict, mended = bad.verdict, False
         if self._quarantine is not None:
             verdict, mended = self._mark(self._quarantine, sha256, verdict)
-        for image, _, _, state in rows:
+        for image, _, _, state in bad.rows:
             if state == lost.LOST and verdict.kind == "missing":
                 yield Finding("lost", f"image {image}", f"{verdict.text}; it is marked lost", mended=True)
             else:
                 text = f"{verdict.text}; marked lost now" if mended else verdict.text
                 yield Finding(verdict.kind, f"image {image}", text, mended=mended)
-        if sha256 in self._parts:  # no row can do without it
-            yield Finding(verdict.kind, self._parts[sha256], f"{verdict.text}; only a backup has it")
+        if bad.part is not None:  # no row can do without it
+            yield Finding(verdict.kind, bad.part, f"{verdict.text}; only a backup has it")
 
     def _differs(self, row: named.ImageRow) -> bool:
         return self._store.blobs.size(row[1]) != row[2]
 
-    def _judge(self, sha256: str, *, sure: bool) -> _Verdict:
+    def _judge(self, sha256: str, *, sure: bool) -> Verdict:
         """Look at a blob; sure: read it all. StoreError when we are not let in, which is no fault of the blob."""
-        missing = _Verdict("missing", f"blob {sha256} is not there")
+        missing = Verdict("missing", f"blob {sha256} is not there")
         if not self._store.blobs.has(sha256):
             return missing
         if not sure:
-            return _Verdict("good")
+            return Verdict("good")
         try:
             data = self._store.blobs.read(sha256)
         except StoreError as error:
@@ -216,25 +164,23 @@ class _Check:
                     return missing
                 case PermissionError():
                     raise
-            return _Verdict("damaged", str(error))
+            return Verdict("damaged", str(error))
         if sha256_hex(data) == sha256:
-            return _Verdict("good")
-        return _Verdict("damaged", f"blob {sha256} has other bytes than its name says ({len(data)} of them)")
+            return Verdict("good")
+        return Verdict("damaged", f"blob {sha256} has other bytes than its name says ({len(data)} of them)")
 
-    def _mark(self, quarantine: Quarantine, sha256: str, verdict: _Verdict) -> tuple[_Verdict, bool]:
+    def _mark(self, quarantine: Quarantine, sha256: str, verdict: Verdict) -> tuple[Verdict, bool]:
         """Move a damaged blob away and mark its images; (what is wrong, whether nothing trips over it any more)."""
         with self._store.write() as session:
             # No row can be committed now. One whose blob has just come is left to the next fsck.
-            if verdict.kind == "missing":
-                if self._store.blobs.has(sha256):
-                    return verdict, False
-            else:
-                path = self._store.blobs.path(sha256)
-                try:
-                    if path.exists():
-                        quarantine.move(path, verdict.kind, verdict.text)
-                except OSError as error:
-                    return _Verdict(verdict.kind, f"{verdict.text}; it cannot be moved ({error.strerror})"), False
+            if self._judge(sha256, sure=True).kind == "good":
+                return verdict, False
+            path = self._store.blobs.path(sha256)
+            try:
+                if path.exists():
+                    quarantine.move(path, verdict.kind, verdict.text)
+            except OSError as error:
+                return Verdict(verdict.kind, f"{verdict.text}; it cannot be moved ({error.strerror})"), False
             session.exec(delete(Blob).where(col(Blob.sha256) == sha256))  # the bytes stay where they are
             lost.mark(session, [sha256])
         return verdict, True
@@ -259,73 +205,8 @@ class _Check:
             text = f"was lost, blob {sha256} is there again"
             yield Finding("found", f"image {row[0]}", text, mended=self._quarantine is not None)
 
-    # -- files
 
-    def _old(self, path: Path) -> bool:
-        try:
-            return self._clock.utc().timestamp() - path.lstat().st_mtime > GRACE.total_seconds()
-        except FileNotFoundError:  # a half-written file that is whole by now
-            return False
-
-    def _strays(self, strays: list[_Stray]) -> Iterator[Finding]:
-        for one in strays:
-            if self._old(one.path):
-                yield self._away(one)[0]
-
-    def _orphans(self, hashes: list[str]) -> Iterator[Finding]:
-        for sha256 in self._unnamed([one for one in hashes if self._old(self._store.blobs.path(one))]):
-            path = self._store.blobs.path(sha256)
-            finding, moved = self._away(_Stray("orphan", path, "no row names it (harmless)"))
-            if moved is not None:
-                self._moved[sha256] = moved
-            yield finding
-
-    def _unnamed(self, hashes: list[str]) -> list[str]:
-        """Those that no row names, asked once more; none while a run is under way."""
-        if not hashes:
-            return []
-        with self._store.read() as session:
-            if session.exec(select(Run.id).where(Run.state == "running").limit(1)).first() is not None:
-                return []
-            names = named.among(session, hashes)
-        return [one for one in hashes if one not in names]
-
-    def _away(self, stray: _Stray) -> tuple[Finding, Path | None]:
-        """Move a file to the quarantine when repairing; where it is now, if it was moved."""
-        subject = str(stray.path.relative_to(self._store.blobs.folder))
-        if self._quarantine is None:
-            return Finding(stray.kind, subject, stray.text), None
-        try:
-            moved = self._quarantine.move(stray.path, stray.kind, stray.text)
-        except OSError as error:
-            return Finding(stray.kind, subject, f"{stray.text}; it cannot be moved ({error.strerror})"), None
-        return Finding(stray.kind, subject, f"{stray.text}; moved to {moved}", mended=True), moved
-
-    def _settle(self) -> Iterator[Finding]:
-        """Give back what somebody has come to name while it was being moved."""
-        if self._quarantine is None or not self._moved:
-            return
-        self._wait(SETTLE_S)
-        with self._store.read() as session:
-            names = named.among(session, self._moved)
-        for sha256 in sorted(names):
-            path = self._store.blobs.path(sha256)
-            try:
-                if not path.exists():
-                    self._quarantine.back(self._moved[sha256], path)
-            except OSError as error:
-                yield Finding(
-                    "missing", f"blob {sha256}", f"is in the quarantine ({error.strerror}), and a row names it"
-                )
-                continue
-            with self._store.write() as session:
-                lost.heal(session, [sha256])
-            yield Finding("found", str(path.name), "a row names it after all; moved back", mended=True)
-
-
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, by name; nothing where there is none."""
-    try:
-        return sorted(folder / one for one in os.listdir(folder))
-    except FileNotFoundError:
-        return []
+def _empty(folder: str) -> StoreError:
+    return StoreError(
+        "holds none of the blobs that rows name", subject=folder, remedy="Is its disk mounted? Else: hone-hub restore"
+    )

@@ -4,9 +4,11 @@ orphan. Asked for by the first two digits of the sha256, as the blobs lie in fol
 
 from collections.abc import Collection, Sequence
 
-from sqlmodel import Session, col, select
+import sqlalchemy
+from sqlmodel import Session, col, exists, func, select
 
-from hub.tables import Image, Release, Run
+from hub.segments import Place
+from hub.tables import Blob, Image, Release, Run, table_of
 
 PREFIXES = tuple(f"{number:02x}" for number in range(256))
 ImageRow = tuple[int | None, str, int, str]
@@ -16,9 +18,7 @@ ROWS = 500  # hashes in one query: databases bound the number of parameters
 
 def images(session: Session, prefix: str) -> Sequence[ImageRow]:
     """The images whose sha256 begins with `prefix`, by id."""
-    rows = select(Image.id, Image.sha256, Image.size, Image.state).where(Image.sha256 >= prefix)
-    if prefix < PREFIXES[-1]:
-        rows = rows.where(Image.sha256 < f"{int(prefix, 16) + 1:02x}")
+    rows = select(Image.id, Image.sha256, Image.size, Image.state).where(_begins(Image.sha256, prefix))
     return session.exec(rows.order_by(col(Image.id))).all()
 
 
@@ -35,6 +35,30 @@ def parts(session: Session) -> dict[str, str]:
     return found
 
 
+def placed(session: Session, prefix: str = "", *, segment: str = "") -> list[tuple[str, Place]]:
+    """The blobs that images name and the index finds in a segment, in the order in which they lie: those whose sha256
+    begins with `prefix`, or those of one segment. None where the schema is from before there were segments.
+    """
+    if not _has_segments(session):
+        return []
+    image = sqlalchemy.select(1).where(col(Image.sha256) == col(Blob.sha256))
+    rows = select(Blob.sha256, Blob.segment, Blob.offset, Blob.size).where(exists(image))
+    if prefix:
+        rows = rows.where(_begins(Blob.sha256, prefix))
+    if segment:
+        rows = rows.where(Blob.segment == segment)
+    found = session.exec(rows.order_by(col(Blob.segment), col(Blob.offset)))
+    return [(sha256, Place(name, offset, size)) for sha256, name, offset, size in found]
+
+
+def segments(session: Session) -> dict[str, int]:
+    """Name -> end of the last blob in it, of every segment that the index names."""
+    if not _has_segments(session):
+        return {}
+    ends = select(Blob.segment, func.max(col(Blob.offset) + col(Blob.size))).group_by(col(Blob.segment))
+    return dict(session.exec(ends).all())
+
+
 def among(session: Session, hashes: Collection[str]) -> set[str]:
     """Those of these sha256 that any row names now."""
     every = sorted(hashes)
@@ -43,3 +67,13 @@ def among(session: Session, hashes: Collection[str]) -> set[str]:
         some = every[start : start + ROWS]
         found |= set(session.exec(select(Image.sha256).where(col(Image.sha256).in_(some)).distinct()))
     return found
+
+
+def _begins(column: str, prefix: str) -> sqlalchemy.ColumnElement[bool]:
+    """A condition that an index of the column serves."""
+    above = col(column) >= prefix
+    return above if prefix == PREFIXES[-1] else above & (col(column) < f"{int(prefix, 16) + 1:02x}")
+
+
+def _has_segments(session: Session) -> bool:
+    return sqlalchemy.inspect(session.connection()).has_table(table_of(Blob).name)

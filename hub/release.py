@@ -10,7 +10,7 @@ from sqlmodel import Session, col, func, select
 
 from hub.keys import Keys
 from hub.registry import next_number
-from hub.store import Store
+from hub.store import STOP_S, Store
 from hub.tables import Camera, Release, Rollout, Run
 from shared import topics
 from shared.bus import Bus
@@ -169,7 +169,7 @@ class Publisher:
         self._stop.set()
         self._work.set()
         if self._thread.is_alive():
-            self._thread.join(5)
+            self._thread.join(STOP_S)
 
     def everything(self) -> None:
         """Publish all retained state that is in use: a release was made, or the broker may have lost it."""

@@ -1,9 +1,9 @@
 """Restore: a hub's data from a backup, into an empty state folder, over another one, or under a running hub.
 
 1. Check: manifest, sha256 and integrity of the database, and that every image is there. Nothing was touched so far.
-2. Make ready: a work copy of the database, brought to the newest schema; the images are copied, each checked by its
-   hash. What the present database knows of the cameras, and the numbers that only grow, are taken over into it. Last
-   a new epoch begins in it, for the cameras to offer what they still keep.
+2. Make ready: a work copy of the database, brought to the newest schema; segments and images are copied, each image
+   checked by its hash. What the present database knows of the cameras, and the numbers that only grow, are taken over
+   into it. Last a new epoch begins in it, for the cameras to offer what they still keep.
 3. Put in place: one transaction replaces all that the present database holds, and while it holds the lock a copy of
    that goes to the quarantine. A running hub goes on with its next transaction.
 
@@ -19,11 +19,13 @@ from pathlib import Path
 import msgspec
 from sqlmodel import delete, select
 
-from hub import backup, epoch, lost, named, snapshot
-from hub.backup import DATABASE, KEYS, Copier, Manifest, Progress, check_room, disk_errors, read_blob
+from hub import epoch, generations, lost, named, snapshot
+from hub.copies import Places, Progress, check_room, disk_errors
+from hub.generations import DATABASE, KEYS, Manifest
 from hub.quarantine import Quarantine
+from hub.refill import Refill
 from hub.settings import HubSettings
-from hub.store import Blobs, Store, open_store
+from hub.store import Store, StoredBlobs, open_store
 from hub.tables import Camera, Lease, Number
 from shared.clock import Clock
 from shared.errors import ConfigError, StoreError
@@ -70,10 +72,10 @@ def restore(
     database = snapshot.file_of(settings)
     if not folder.is_dir():
         raise ConfigError("is not a folder", subject=str(folder))
-    with disk_errors(folder), backup.locked(folder, shared=True):
+    with disk_errors(folder), generations.locked(folder, shared=True):
         name, skipped = _choose(folder, generation)
         source = folder / name
-        manifest = backup.verified(source)
+        manifest = generations.verified(source)
         snapshot.check(source / DATABASE)
         if database.exists() and not force:
             raise ConfigError(
@@ -88,7 +90,9 @@ def restore(
         try:
             store = _work_copy(settings, source, manifest, work)
             try:
-                copied = _bring_blobs(store, folder, manifest, quarantine, incomplete=incomplete, progress=progress)
+                blobs = Refill(store, folder, manifest, quarantine, progress)
+                blobs.look(incomplete=incomplete)
+                blobs.bring(incomplete=incomplete)
                 missing = _settle_lost(store)
                 took_over = database.exists() and _take_over(store, database)
                 with store.write() as session:
@@ -101,7 +105,7 @@ def restore(
             for end in BESIDE:
                 work.with_name(work.name + end).unlink(missing_ok=True)
         keys = _restore_keys(source / KEYS, settings.state_folder / KEYS)
-    return Restored(name, manifest, began, skipped, copied, missing, aside, took_over, keys)
+    return Restored(name, manifest, began, skipped, blobs.copied, missing, aside, took_over, keys)
 
 
 # -- 1. check
@@ -109,7 +113,7 @@ def restore(
 
 def _choose(folder: Path, generation: str | None) -> tuple[str, list[str]]:
     """The generation to restore, and newer ones that are torn."""
-    complete, torn = backup.generations(folder), backup.generations(folder, complete=False)
+    complete, torn = generations.generations(folder), generations.generations(folder, complete=False)
     if generation is not None:
         if generation not in (*complete, *torn):
             raise ConfigError(
@@ -152,78 +156,16 @@ def _work_copy(settings: HubSettings, source: Path, manifest: Manifest, work: Pa
         ) from error
 
 
-def _bring_blobs(
-    store: Store,
-    folder: Path,
-    manifest: Manifest,
-    quarantine: Quarantine,
-    *,
-    incomplete: bool,
-    progress: Progress,
-) -> int:
-    """Have every blob in the state folder that the rows name; how many were copied. First all are looked for."""
-    source, target = Blobs(folder / "blobs"), store.blobs
-    excused = set(manifest.missing)
-    with store.read() as session:
-        parts = named.parts(session)
-    needed = lacking = total = 0
-    example = ""
-    for prefix in named.PREFIXES:
-        for sha256 in _hashes(store, parts, prefix):
-            total += 1
-            if target.has(sha256):
-                continue
-            size = source.size(sha256)
-            needed += size or 0
-            if size is None and sha256 not in excused:
-                lacking, example = lacking + 1, sha256
-    if lacking and not incomplete:
-        raise _refused(folder, lacking, total, f"not there, for example {example}")
-    check_room(target.folder, needed)
-    copier = Copier(target)
-    done = damaged = 0
-    for prefix in named.PREFIXES:
-        for sha256 in _hashes(store, parts, prefix):
-            done += 1
-            size, own = source.size(sha256), target.size(sha256)
-            if size is None or (own is not None and own == size):
-                continue
-            data = read_blob(source, sha256)
-            if data is None:
-                damaged, example = damaged + (own is None), sha256
-                continue
-            if own is not None:
-                quarantine.move(target.path(sha256), "damaged", f"has {own} bytes, the backup's good one {size}")
-            copier.put(data)
-        progress("copying images", done, total)
-    copier.flush()
-    if damaged and not incomplete:
-        raise _refused(folder, damaged, total, f"damaged, for example {example}")
-    return copier.copied
-
-
-def _refused(folder: Path, count: int, total: int, what: str) -> StoreError:
-    return StoreError(
-        f"{count} of {total} blobs are {what}; the database was not touched",
-        subject=str(folder),
-        remedy="Restore another backup, or add --incomplete to mark their images lost",
-    )
-
-
-def _hashes(store: Store, parts: dict[str, str], prefix: str) -> list[str]:
-    with store.read() as session:
-        images = {one[1] for one in named.images(session, prefix)}
-    return sorted(images | {one for one in parts if one.startswith(prefix)})
-
-
 def _settle_lost(store: Store) -> int:
     """Mark the images whose bytes are nowhere, heal the others; how many are lost."""
     count = 0
     for prefix in named.PREFIXES:
         with store.read() as session:
             rows = named.images(session, prefix)
-        gone = [one for one in rows if not store.blobs.has(one[1])]
-        back = [one for one in rows if one[3] == lost.LOST and store.blobs.has(one[1])]
+            blobs = StoredBlobs(store.blobs.folder, store.blobs.segments, Places(session))
+            there = {one[1] for one in rows if blobs.has(one[1])}
+        gone = [one for one in rows if one[1] not in there]
+        back = [one for one in rows if one[3] == lost.LOST and one[1] in there]
         count += len(gone)
         if gone or back:
             with store.write() as session:

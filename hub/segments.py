@@ -27,6 +27,7 @@ BLOCK = 4096
 SEGMENT_BYTES = 256 << 20
 """A segment that has grown beyond this is closed and another one begun."""
 BUFFER_BYTES = 4 << 20
+SUFFIX = ".seg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Segments:
 
     def names(self) -> list[str]:
         """All segments, oldest first."""
-        return sorted(one.name for one in self.folder.iterdir()) if self.folder.is_dir() else []
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(one.name for one in found if one.name.endswith(SUFFIX))
 
     def scan(self, segment: str) -> Iterator[tuple[str, Place]]:
         """Every record of a segment as (sha256 that it claims, place), in order; what is torn is passed over."""
@@ -112,7 +114,7 @@ class Segments:
     def _begin(self) -> None:
         self._close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"{time.time_ns():019d}-{secrets.token_hex(4)}.seg"
+        name = f"{time.time_ns():019d}-{secrets.token_hex(4)}{SUFFIX}"
         path, flags = self.path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
             self._file = os.open(path, flags | os.O_DIRECT, 0o644)

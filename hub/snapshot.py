@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 def file_of(settings: HubSettings) -> Path:
     """The hub's SQLite database; ConfigError when it has another one."""
-    remedy = "Use that database's own tools, and copy the folder blobs after it: docs/operations.md"
+    remedy = "Use that database's own tools, and copy the folders segments and blobs after it: docs/operations.md"
     try:
         url = sqlalchemy.make_url(settings.database_url)
     except SQLAlchemyError as error:

@@ -33,6 +33,8 @@ from shared.files import TMP, sha256_hex, sync_folder, write_aside
 
 BUSY_S = 15.0
 """Seconds to wait for SQLite's lock."""
+STOP_S = 2 * BUSY_S
+"""Seconds in which a thread that is to end has surely let go of the database; nobody closes it before."""
 LOOK_AGAIN_S = 0.001
 
 

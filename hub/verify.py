@@ -12,7 +12,7 @@ import numpy as np
 from sqlmodel import select
 
 from hub.lost import LOST
-from hub.store import Store
+from hub.store import STOP_S, Store
 from hub.tables import Embedding, Image
 from shared.errors import HoneError, ImageError, StoreError
 from shared.litert import Part
@@ -80,7 +80,7 @@ class Verifier:
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(5)
+            self._thread.join(STOP_S)
 
     def _run(self) -> None:
         while not self._stop.is_set():

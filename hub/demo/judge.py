@@ -5,7 +5,7 @@ Embeds the cells with the released backbone under LiteRT, in a low-priority thre
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -49,9 +49,11 @@ class Judge:
         if self._thread.is_alive():
             self._thread.join(5)
 
-    def join(self) -> None:
-        """Wait until everything is embedded; raises what went wrong."""
-        self._thread.join()
+    def join(self, go_on: Callable[[], None]) -> None:
+        """Wait until everything is embedded; raises what went wrong. go_on: called meanwhile; may raise to end it."""
+        while self._thread.is_alive():
+            go_on()
+            self._thread.join(0.2)
         if self._error is not None:
             raise self._error
 

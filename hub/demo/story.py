@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,10 +59,17 @@ class StoryError(HoneError):
     """The story did not end as it should."""
 
 
+class _EndError(Exception):
+    """Somebody wants the story to end."""
+
+
 def run(story: Story) -> int:
-    """Tell the story; returns 0, or raises a HoneError that says what went wrong. Ctrl-C ends it at any time."""
+    """Tell the story; returns 0, or raises a HoneError that says what went wrong. Ctrl-C ends it within seconds."""
+    # Looked at between two steps: an exception that comes out of nowhere, as KeyboardInterrupt does, leaves a
+    # transaction or a lock half done, and SQLAlchemy's pool tells of it with a traceback.
+    asked: list[object] = []
     for one in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell's background job starts with it ignored
-        signal.signal(one, signal.default_int_handler)
+        signal.signal(one, lambda *_: asked.append(True))
     logging.getLogger().setLevel(logging.WARNING)  # the processes' logs are files; here is the story
     console = Console()
     if not console.is_terminal:
@@ -70,8 +78,8 @@ def run(story: Story) -> int:
     _clear(state)
     children = Children(state / "logs")
     try:
-        return _Stage(story, state, children, console).play()
-    except KeyboardInterrupt:
+        return _Stage(story, state, children, console, asked).play()
+    except _EndError:
         console.print("\nended; everything that was started is being stopped")
         return 0 if not story.once else 130
     finally:
@@ -101,8 +109,11 @@ def _clear(state: Path) -> None:
 class _Stage:
     """One telling of the story."""
 
-    def __init__(self, story: Story, state: Path, children: Children, console: Console) -> None:
+    def __init__(
+        self, story: Story, state: Path, children: Children, console: Console, asked: Sequence[object]
+    ) -> None:
         self._story = story
+        self._asked = asked
         self._state = state
         self._children = children
         self._console = console
@@ -134,7 +145,7 @@ class _Stage:
                 try:
                     self._let_it_run(cells)
                     self._act("measuring what random labels would have given")
-                    judge.join()
+                    judge.join(self._go_on)
                     seconds = time.monotonic() - self._began
                     result = figures(
                         store,
@@ -162,8 +173,9 @@ class _Stage:
             self._console.print(f"[red]not as it should be: {problem}[/]")
         self._console.print(f"the page stays open at {self._url}; Ctrl-C ends everything")
         while True:
+            self._go_on()
             self._children.check()
-            time.sleep(1)
+            time.sleep(0.5)
 
     # -- acts
 
@@ -182,6 +194,7 @@ class _Stage:
         self._children.start("hub", [sys.executable, "-m", "hub", "serve", "--config", str(config)])
         self._wait("the hub to answer", lambda: self._overview() is not None, 60)
         for camera, stream in zip(CAMERAS, cells.streams, strict=True):
+            self._go_on()
             folder = self._state / "cameras" / camera.replace("/", "-")
             lay_out(stream, folder / "frames", by_class=False)
             text = edge_toml(
@@ -250,6 +263,11 @@ class _Stage:
 
     # -- small things
 
+    def _go_on(self) -> None:
+        """_EndError when the story is to end."""
+        if self._asked:
+            raise _EndError
+
     def _act(self, step: str) -> None:
         self._step = step
         if self._screen is None:
@@ -277,7 +295,8 @@ class _Stage:
             raise StoryError(f"the hub refused ({answer.text})", subject=path)
 
     def _show(self) -> None:
-        """Draw the live view, or say a line every five seconds."""
+        """Draw the live view, or say a line every five seconds; _EndError."""
+        self._go_on()
         view = self._overview()
         labels = self._operator.labels if self._operator else 0
         if self._screen is not None:
@@ -290,6 +309,7 @@ class _Stage:
         """Look twice a second until `done`; every process must live, and the first failed run ends the story."""
         deadline = time.monotonic() + seconds
         while True:
+            self._go_on()
             self._children.check()
             if done():
                 return

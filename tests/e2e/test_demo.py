@@ -14,12 +14,12 @@ ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("HONE_CACHE", ROOT / ".hone" / "cache"))
 
 
-def start(state, *options):
+def start(state, *options, program=("-m", "hub")):
     """`hone-hub demo` as a process; the converted backbone comes from the cache."""
     state.mkdir(parents=True, exist_ok=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     (state / "cache").symlink_to(CACHE)
-    command = [sys.executable, "-m", "hub", "demo", "--state", str(state), *options]
+    command = [sys.executable, *program, "demo", "--state", str(state), *options]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -101,6 +101,40 @@ def test_ctrl_c_ends_every_process(tmp_path, crash):
         demo.communicate()
     assert "Traceback" not in output
     assert demo.returncode in ((0,) if not crash else (0, 1)), output
+    wait_for(lambda: children_of(state) == {}, 15)
+
+
+INTERRUPTED = """
+import os, signal, sys
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+from hub.__main__ import main
+
+left = 5
+
+def interrupt(*_):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGINT)
+
+event.listen(Pool, "reset", interrupt)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_ctrl_c_while_a_connection_goes_back_to_its_pool_leaves_no_trace(tmp_path):
+    """The signal comes at the worst moment of the import, every time."""
+    state = tmp_path / "state"
+    demo = start(state, "--frames", "30", program=("-c", INTERRUPTED))
+    try:
+        output, _ = demo.communicate(timeout=100)
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert "everything that was started is being stopped" in output
+    assert "Traceback" not in output
+    assert demo.returncode == 0, output
     wait_for(lambda: children_of(state) == {}, 15)
 
 

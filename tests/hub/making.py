@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from hub.commit import Committer, Round
 from hub.settings import CollectSettings, HubSettings, ProjectSettings, RetrainSettings, TrainSettings, WebSettings
 from hub.store import Store
 from hub.tables import Embedding, Image
 from shared import topics
 from shared.bus import Message
+from shared.clock import SystemClock
 from shared.files import chunks, sha256_hex
 from shared.ids import event_id
 from shared.messages import (
@@ -29,6 +31,7 @@ from shared.messages import (
     encode,
 )
 from shared.preprocess import encode_png
+from shared.transfer import Complete
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import Recorder
 
@@ -96,6 +99,19 @@ def add_image(store: Store, data: bytes | None = None, **fields: object) -> int:
         session.flush()
         assert image.id is not None
         return image.id
+
+
+def commit(store: Store, *blobs: bytes, camera: str = "site/cam-1") -> list[str]:
+    """Store images as the collector does, in a segment and by rows; returns their event ids."""
+    told: list[Round] = []
+    committer = Committer(store, SystemClock(), told.append, batch=256)
+    events = [event_of(one) for one in blobs]
+    for event, data in zip(events, blobs, strict=True):
+        committer.put(Complete(camera, event, data))
+    committer.start()
+    committer.stop()
+    assert sum(len(one.stored) for one in told) == len(blobs)
+    return [one.id for one in events]
 
 
 def add_vector(store: Store, image_id: int, vector: list[float], backbone: str = "b") -> None:

@@ -18,7 +18,7 @@ import alembic.config
 import pytest
 from sqlmodel import create_engine, select
 
-from hub import backup, epoch, keys, named, snapshot
+from hub import backup, copies, epoch, generations, keys, named, snapshot
 from hub import store as hub_store
 from hub.__main__ import main
 from hub.fsck import check
@@ -126,7 +126,7 @@ def test_a_backup_has_all_that_the_rows_name_and_says_so(hub):
     made = hub.backup()
     assert files(hub.folder / "blobs") == {f"{one[:2]}/{one}" for one in map(sha256_hex, (b"one", b"two", b"head"))}
     assert (made.copied, made.copied_bytes, made.dropped, made.unmarked) == (3, 10, [], [])
-    manifest = backup.read_manifest(made.generation)
+    manifest = generations.read_manifest(made.generation)
     assert manifest == made.manifest
     assert (manifest.images, manifest.blobs, manifest.bytes, manifest.epoch) == (len(images), 3, 10, now)
     assert (manifest.project, manifest.schema, manifest.missing) == ("cells", "0002", [])
@@ -145,7 +145,7 @@ def test_a_second_backup_copies_only_what_is_new(hub):
     made = hub.backup()
     assert (made.copied, made.copied_bytes, made.manifest.blobs) == (1, 5, 3)
     assert {one: one.stat().st_ino for one in kept} == kept
-    assert backup.generations(hub.folder) == ["20260301T120100Z", "20260301T120200Z"]
+    assert generations.generations(hub.folder) == ["20260301T120100Z", "20260301T120200Z"]
 
 
 def test_a_blob_of_another_size_in_the_backup_is_copied_anew(hub):
@@ -257,7 +257,7 @@ def test_old_generations_go_and_the_blobs_that_nobody_names_any_more(hub):
     strange.write_bytes(b"not ours")
     made = hub.backup(keep=2)
     assert made.dropped == ["20260301T120100Z"]
-    assert backup.generations(hub.folder) == ["20260301T120200Z", "20260301T120300Z"]
+    assert generations.generations(hub.folder) == ["20260301T120200Z", "20260301T120300Z"]
     always = sha256_hex(b"always")
     assert files(hub.folder / "blobs") == {f"{always[:2]}/{always}", f"{always[:2]}/readme"}
 
@@ -274,7 +274,7 @@ def test_nothing_is_dropped_while_a_generation_that_stays_is_damaged(hub):
     with pytest.raises(StoreError, match="damaged"):
         hub.backup(keep=2)
     assert before <= files(hub.folder)
-    assert len(backup.generations(hub.folder)) == 4
+    assert len(generations.generations(hub.folder)) == 4
 
 
 def test_a_backup_that_was_cut_short_goes_with_the_next_one(hub, monkeypatch):
@@ -288,20 +288,20 @@ def test_a_backup_that_was_cut_short_goes_with_the_next_one(hub, monkeypatch):
         patch.setattr(backup, "write_atomic", full)
         with pytest.raises(StoreError, match="No space left"):
             hub.backup()
-    assert backup.generations(hub.folder, complete=False) == ["20260301T120200Z"]
-    assert backup.generations(hub.folder) == ["20260301T120100Z"]
+    assert generations.generations(hub.folder, complete=False) == ["20260301T120200Z"]
+    assert generations.generations(hub.folder) == ["20260301T120100Z"]
     hub.backup()
-    assert backup.generations(hub.folder, complete=False) == []
-    assert backup.generations(hub.folder) == ["20260301T120100Z", "20260301T120300Z"]
+    assert generations.generations(hub.folder, complete=False) == []
+    assert generations.generations(hub.folder) == ["20260301T120100Z", "20260301T120300Z"]
 
 
 def test_a_disk_without_room_is_told_before_an_image_is_copied(hub, monkeypatch):
     hub.add("one")
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(backup.SPARE + 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(copies.SPARE + 1000))
     with pytest.raises(StoreError, match=r"MiB free, .* are needed"):
         hub.backup()
-    free = iter([1 << 40, backup.SPARE + 2])
+    free = iter([1 << 40, copies.SPARE + 2])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(next(free)))
     with pytest.raises(StoreError, match="Make room"):
         hub.backup()
@@ -359,7 +359,7 @@ def test_a_damaged_database_makes_no_complete_backup(hub):
         file.write(bytes([13, 0, 0, 0, 99]))  # a leaf with 99 cells, says the page, and it has none
     with pytest.raises(StoreError, match="is damaged"):
         hub.backup(keep=1)
-    assert backup.generations(hub.folder) == ["20260301T120100Z"]
+    assert generations.generations(hub.folder) == ["20260301T120100Z"]
 
 
 # -- restore
@@ -691,7 +691,7 @@ def test_a_lost_image_whose_bytes_are_in_the_state_folder_is_healed(hub):
 
 def damaged(hub, what):
     """Damage the newest generation."""
-    generation = hub.folder / backup.generations(hub.folder)[-1]
+    generation = hub.folder / generations.generations(hub.folder)[-1]
     database, manifest = generation / "hone.db", generation / "backup.json"
     blob = Blobs(hub.folder / "blobs").path(sha256_hex(b"one"))
     said = json.loads(manifest.read_bytes())
@@ -701,7 +701,7 @@ def damaged(hub, what):
         case "half a manifest":
             manifest.write_bytes(manifest.read_bytes()[:50])
         case "a newer format":
-            manifest.write_text(json.dumps({**said, "format": 2}))
+            manifest.write_text(json.dumps({**said, "format": 3}))
         case "no database":
             database.unlink()
         case "half a database":
@@ -730,7 +730,7 @@ def damaged(hub, what):
 REFUSED = {
     "no manifest": "no complete backup",
     "half a manifest": "cannot be read",
-    "a newer format": "has format 2",
+    "a newer format": "has format 3",
     "no database": "does not have the",
     "half a database": "does not have the",
     "another byte": "its sha256 is not the one",
@@ -866,7 +866,7 @@ def test_the_commands_tell_what_they_do(hub, capsys):
     hub.add("two")
     assert main(["restore", str(hub.folder), "--force", *config]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    [name] = backup.generations(hub.folder)
+    [name] = generations.generations(hub.folder)
     assert f"restored generation {name}" in said
     for part in (
         "quarantine",

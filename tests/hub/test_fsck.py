@@ -9,10 +9,12 @@ import pytest
 from sqlmodel import select
 
 from hub import lost
-from hub.fsck import GRACE, SETTLE_S, check
+from hub.findings import GRACE
+from hub.fsck import check
 from hub.label import Desk
 from hub.quarantine import Quarantine
 from hub.run import snapshot
+from hub.strays import SETTLE_S
 from hub.tables import Image, Release, Run
 from shared.clock import SystemClock
 from shared.errors import StoreError
