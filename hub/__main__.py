@@ -8,15 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hub import keeping
 from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
 from shared.errors import ConfigError, HoneError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 EPILOG = """\
 A first look, on this machine alone, with real images:      hone-hub demo
@@ -206,86 +203,6 @@ def _fsck(arguments: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _backup(arguments: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
-    from hub import backup
-    from hub.settings import find_config, read
-
-    config = find_config(arguments.config)
-    if arguments.keep is not None and arguments.keep < 1:
-        raise ConfigError("--keep must be 1 or more")
-    with Progress() as bar:
-        made = backup.make(
-            read(config),
-            config,
-            arguments.folder,
-            SystemClock(),
-            keep=arguments.keep,
-            private_keys=not arguments.without_keys,
-            progress=_steps(bar),
-        )
-    manifest = made.manifest
-    _say(
-        f"{made.generation}: {manifest.images} images, {manifest.blobs} blobs of {manifest.bytes} bytes; "
-        f"{made.copied} new ones of {made.copied_bytes} bytes were copied"
-    )
-    for name in made.dropped:
-        _say(f"dropped generation {name}")
-    if manifest.private_keys:
-        _say("the backup holds private keys: keep it as safe as the hub")
-    for sha256 in made.unmarked:
-        _say(f"missing: blob {sha256}: the hub has no good one; see: hone-hub fsck --deep")
-    return 1 if made.unmarked else 0
-
-
-def _restore(arguments: argparse.Namespace) -> int:
-    from rich.progress import Progress
-
-    from hub.restore import restore
-    from hub.settings import find_config, read
-
-    with Progress() as bar:
-        done = restore(
-            read(find_config(arguments.config)),
-            arguments.folder,
-            SystemClock(),
-            generation=arguments.generation,
-            force=arguments.force,
-            incomplete=arguments.incomplete,
-            progress=_steps(bar),
-        )
-    made = f"{done.manifest.time:%Y-%m-%d %H:%M:%S} UTC"
-    for name in done.skipped:
-        _say(f"generation {name} is newer, but it is not complete: it was left out")
-    _say(f"restored generation {done.generation} of {made}: {done.manifest.images} images, {done.copied} blobs copied")
-    if done.aside is not None:
-        _say(f"the database that was here is now {done.aside}")
-    if done.lost:
-        _say(f"{done.lost} images are marked lost: their bytes are neither in the backup nor here")
-    _say({"restored": "keys: restored", "kept": "keys: those that were here stay", "none": "keys: none"}[done.keys])
-    _say(f"epoch {done.epoch} begins: cameras offer again the copies that they keep (spool.keep_hours)")
-    _say(f"images stored after {made} are gone from the hub, unless cameras keep them still; they come by themselves")
-    _say(f"labels made after {made}, runs and releases too, are gone")
-    if done.took_over:
-        _say("releases get numbers above those of the database that was here, and above what cameras report")
-    else:
-        _say("releases get numbers above what cameras report: wait until all have reported before you release")
-    return 0
-
-
-def _steps(bar: "Progress") -> Callable[[str, int, int], None]:
-    """A bar for each step."""
-    tasks: dict[str, TaskID] = {}
-
-    def show(step: str, done: int, total: int) -> None:
-        if step not in tasks:
-            tasks[step] = bar.add_task(step, total=total)
-        bar.update(tasks[step], completed=done, total=total)
-
-    return show
-
-
 def _import(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
@@ -376,11 +293,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="mark lost images, heal found ones, find again what the index of segments has lost, move the rest away",
     )
-    backup = add("backup", _backup, "back up database, images and keys into a folder, also while the hub runs")
+    backup = add("backup", keeping.backup, "back up database, images and keys into a folder, also while the hub runs")
     backup.add_argument("folder", type=Path)
     backup.add_argument("--keep", type=int, metavar="N", help="drop all but the newest N generations (default: none)")
     backup.add_argument("--without-keys", action="store_true", help="leave the private keys out")
-    restore = add("restore", _restore, "restore a backup, also under a running hub; begins a new epoch")
+    restore = add("restore", keeping.restore, "restore a backup, also under a running hub; begins a new epoch")
     restore.add_argument("folder", type=Path)
     restore.add_argument("--generation", metavar="T", help="which one (default: the newest complete one)")
     restore.add_argument("--force", action="store_true", help="replace the database that is there, and keep a copy")

@@ -13,29 +13,24 @@ from fastapi.responses import Response
 from hub.label import Desk
 from hub.store import Store
 from hub.web.actions import Actions
+from hub.web.asks import MAX_ID, LabelAsk, ReleaseAsk, RunAsk, SkipAsk, UndoAsk
 from hub.web.images import State, label_view
 from hub.web.models import (
-    MAX_ID,
     CameraView,
     Done,
     Fault,
     Health,
     ImageDetail,
     ImagePage,
-    LabelAsk,
     LabelView,
     Number,
     Overview,
     PreviewPage,
     PreviewState,
     QueueView,
-    ReleaseAsk,
     ReleaseView,
-    RunAsk,
     RunDetail,
     RunView,
-    SkipAsk,
-    UndoAsk,
 )
 from hub.web.previews import Order
 from hub.web.views import Views

@@ -1,27 +1,15 @@
 """What the API answers and what the pages show: one set of frozen structs for both. Times are UTC, shares 0 to 1."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-
-MAX_ID = 2**53
-"""No row number is larger: it must survive a JavaScript number."""
-
-Id = Annotated[int, Field(ge=1, le=MAX_ID)]
-Operator = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+from pydantic import BaseModel, ConfigDict
 
 
 class View(BaseModel):
     """Base of all answers."""
 
     model_config = ConfigDict(frozen=True)
-
-
-class Ask(BaseModel):
-    """Base of all requests: unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Interval(View):
@@ -353,42 +341,6 @@ class Fault(View):
 
     error: str
     message: str
-
-
-class LabelAsk(Ask):
-    """ "This image is `name`." seconds: how long the operator looked at it."""
-
-    image: Id
-    name: Annotated[str, Field(min_length=1, max_length=200)]
-    operator: Operator
-    seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
-
-
-class SkipAsk(Ask):
-    """ "I cannot tell what this image is.\""""
-
-    image: Id
-    operator: Operator
-
-
-class UndoAsk(Ask):
-    """ "Take back my last decision." label: which one that is, so that a repeat takes back nothing more."""
-
-    operator: Operator
-    label: Id | None = None
-
-
-class RunAsk(Ask):
-    """ "Train now.\""""
-
-    why: Annotated[str, Field(max_length=200)] = "asked for on the page"
-
-
-class ReleaseAsk(Ask):
-    """ "Release what this run made.\""""
-
-    run: Id
-    note: Annotated[str, Field(max_length=500)] = ""
 
 
 class Number(View):

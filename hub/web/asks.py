@@ -1,0 +1,53 @@
+"""What the page, or another program, may ask of the API."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_ID = 2**53
+"""No row number is larger: it must survive a JavaScript number."""
+
+Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+Operator = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+class Ask(BaseModel):
+    """Base of all requests: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LabelAsk(Ask):
+    """ "This image is `name`." seconds: how long the operator looked at it."""
+
+    image: Id
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    operator: Operator
+    seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+
+
+class SkipAsk(Ask):
+    """ "I cannot tell what this image is.\""""
+
+    image: Id
+    operator: Operator
+
+
+class UndoAsk(Ask):
+    """ "Take back my last decision." label: which one that is, so that a repeat takes back nothing more."""
+
+    operator: Operator
+    label: Id | None = None
+
+
+class RunAsk(Ask):
+    """ "Train now.\""""
+
+    why: Annotated[str, Field(max_length=200)] = "asked for on the page"
+
+
+class ReleaseAsk(Ask):
+    """ "Release what this run made.\""""
+
+    run: Id
+    note: Annotated[str, Field(max_length=500)] = ""
