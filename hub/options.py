@@ -161,12 +161,16 @@ def _of_struct(kind: type[msgspec.Struct], section: str, prefix: str) -> Iterato
 
 
 def _docs(kind: type[msgspec.Struct]) -> dict[str, str]:
-    """Field -> what the struct's docstring says after `field:`, up to the next field."""
-    text = _clean(inspect.getdoc(kind) or "")
+    """Field -> what the struct's docstring says after `field:` or `field, another:`, up to the next ones."""
+    text = f". {_clean(inspect.getdoc(kind) or '')}"
     names = "|".join(one.name for one in msgspec.structs.fields(kind))
-    marks = list(re.finditer(rf"(?<=[.;] )({names}): ", f". {text}"))
-    ends = [*(one.start() for one in marks[1:]), len(text) + 2]
-    return {one[1]: f". {text}"[one.end() : end].strip() for one, end in zip(marks, ends, strict=True)}
+    marks = list(re.finditer(rf"(?<=[.;] )((?:{names})(?:, (?:{names}))*): ", text))
+    ends = [*(one.start() for one in marks[1:]), len(text)]
+    return {
+        name: text[one.end() : end].strip(" ;")
+        for one, end in zip(marks, ends, strict=True)
+        for name in one[1].split(", ")
+    }
 
 
 def _clean(text: str) -> str:
@@ -186,6 +190,8 @@ def _kind(info: types.Type) -> Kind:
         case types.LiteralType():
             return "choice"
         case types.VarTupleType() | types.ListType() if _kind(info.item_type) in ("integer", "number", "text"):
+            return "list"
+        case types.TupleType() if {_kind(one) for one in info.item_types} <= {"integer", "number", "text"}:
             return "list"
     return "json"
 
@@ -211,6 +217,8 @@ def allowed(info: types.Type) -> str:
             return "one of " + ", ".join(str(one) for one in info.values)
         case types.VarTupleType() | types.ListType():
             return f"list of {_count(info)}: each {allowed(info.item_type)}"
+        case types.TupleType():
+            return f"list of {len(info.item_types)}: {', '.join(map(allowed, info.item_types))}"
         case types.DictType():
             return f"table of {allowed(info.key_type)} = {allowed(info.value_type)}"
         case types.UnionType():

@@ -1,12 +1,13 @@
 """Settings described from their structs: what each takes, and what is said of what it does not take."""
 
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
+from msgspec import Meta
 
-from hub.options import SECTIONS, applied, checked, doc_of, flatten, options, value_of
+from hub.options import SECTIONS, _of_struct, applied, checked, doc_of, flatten, options, value_of
 from hub.settings import HubSettings, ProjectSettings, RolloutSettings
 from shared.errors import SettingError
 from shared.policy import TriageSettings
@@ -24,6 +25,43 @@ def test_every_field_of_every_section_is_an_option_with_its_documentation() -> N
         assert one.doc, f"{key} is not in the docstring of its struct"
         assert "JSON" not in one.allowed, f"{key}: what is allowed is not told"
         assert checked(key, one.default) == one.default == value_of(HubSettings(project=FILE.project), key)
+
+
+class Odd(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sections may come to hold. low, high: ends of it; `high` is in. shares: of each kind,
+    adding up to 1. Below are more. inner: a struct. band: two ends.
+    """
+
+    class Inner(msgspec.Struct, frozen=True, kw_only=True):
+        """Inside. kind: which one; limit: how many at most."""
+
+        kind: Literal["a", "b"] = "a"
+        limit: Annotated[int, Meta(gt=0)] | None = None
+
+    low: Annotated[float, Meta(lt=5)] = 0.0
+    high: float = 1.0
+    shares: dict[Literal["x", "y"], Annotated[float, Meta(ge=0, le=1)]] = msgspec.field(
+        default_factory=lambda: {"x": 1.0}
+    )
+    inner: Inner = Inner()
+    band: tuple[float, float] = (0.25, 0.75)
+
+
+def test_fields_of_every_kind_are_described() -> None:
+    found = {one.key: (one.kind, one.allowed, one.default, one.doc) for one in _of_struct(Odd, "odd", "odd")}
+    assert found == {
+        "odd.low": ("number", "number below 5", 0.0, "ends of it; `high` is in."),
+        "odd.high": ("number", "number", 1.0, "ends of it; `high` is in."),
+        "odd.shares": (
+            "json",
+            "table of one of x, y = number from 0 to 1",
+            {"x": 1.0},
+            "of each kind, adding up to 1. Below are more.",
+        ),
+        "odd.inner.kind": ("choice", "one of a, b", "a", "which one"),
+        "odd.inner.limit": ("json", "whole number above 0 or null", None, "how many at most."),
+        "odd.band": ("list", "list of 2: number, number", [0.25, 0.75], "two ends."),
+    }
 
 
 @pytest.mark.parametrize(
