@@ -56,9 +56,7 @@ class ConfigError(HoneError):
 
 
 class SettingError(ConfigError):
-    """A value that a setting cannot have, or no setting. fields: key -> what is wrong and what is allowed, of all that
-    is wrong.
-    """
+    """A value that a setting cannot have, or no setting. fields: of each key what is wrong and what is allowed."""
 
     def __init__(
         self, what: str, *, subject: str = "", remedy: str = "", fields: Mapping[str, str] | None = None
