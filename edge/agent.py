@@ -98,6 +98,7 @@ class Agent:
             reload=lambda: self._reload,
             low=self._low,
             errors=self._errors,
+            triage=self._triage,
             goodput=lambda: self._sending.goodput,
         )
         self._reload = Reload(
@@ -129,6 +130,7 @@ class Agent:
         capturing = False
         proving, since, before = 0, 0.0, 0  # the release that has yet to run well, since when and which frame
         while not self._stopping:
+            self._follow_policy()
             running = self._engine.turn()
             if running is None:
                 time.sleep(0.05)
@@ -165,6 +167,15 @@ class Agent:
                 self._to_write.put_nowait((frame, prediction, chosen, running))
             except queue.Full:
                 self._spool.not_written()
+
+    def _follow_policy(self) -> None:
+        """Triage as the project says, or as edge.toml where that is silent or goes first; from this frame on."""
+        local = self._settings.triage_local
+        wanted = (None if local else self._reload.policy.triage) or self._settings.triage
+        if wanted is not self._triage.settings:
+            self._triage.use(wanted)
+            self._reporting.changed()
+            log.info("triage: %s", wanted)
 
     def _tell_result(self, frame: Frame, prediction: Prediction, running: Running) -> None:
         result = Result(

@@ -9,7 +9,8 @@
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
 
-Nothing is loaded that was not signed, hashed and checked.
+Nothing is loaded that was not signed, hashed and checked. A plan may also say how to triage (`Reload.policy`); the
+agent looks there between two frames.
 """
 
 import logging
@@ -17,6 +18,8 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +31,7 @@ from edge.shelf import Kept, Shelf
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError
+from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError, SettingError
 from shared.golden import check as check_golden
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
@@ -48,11 +51,23 @@ from shared.manifest import (
     open_signed,
 )
 from shared.messages import ReloadState, Want, encode
+from shared.policy import TriageSettings, from_wire
 
 log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the project says of triage. triage: the last that this agent could follow; None: nothing is said.
+
+    refused: why what the last plan says is not followed; empty: it is.
+    """
+
+    triage: TriageSettings | None = None
+    refused: str = ""
 
 
 class Reload:
@@ -96,6 +111,7 @@ class Reload:
         self._began = 0.0
         self._heard = 0.0
         self.state = ReloadState(state="idle")
+        self.policy = Policy()
 
     # -- what others tell
 
@@ -149,6 +165,7 @@ class Reload:
 
     def _run(self) -> None:
         lower_priority()
+        self._guard(lambda: self._take_policy(self._shelf.state.triage), abandon=False)
         self._guard(self._boot)
         while True:
             try:
@@ -224,7 +241,21 @@ class Reload:
         check_number("plan", opened.body.number, self._shelf.state.plan_floor)
         self._shelf.raise_floors(plan_floor=opened.body.number, delegation_floor=opened.delegation)
         self._plan = opened.body
+        self._take_policy(opened.body.triage)
         self._follow()
+
+    def _take_policy(self, told: dict[str, Any] | None) -> None:
+        """What a plan says of triage holds from now on; where this agent cannot follow it, what it followed stays."""
+        try:
+            self.policy = Policy(None if told is None else from_wire(told))
+        except SettingError as error:
+            self._errors[error.code] += 1
+            log.error("reload: %s", error)
+            self.policy = Policy(self.policy.triage, refused=str(error))
+        else:
+            if told != self._shelf.state.triage:
+                self._shelf.change(triage=told)
+        self._changed()
 
     def _take_desired(self, data: bytes) -> None:
         opened = self._open(data, DESIRED_TYPE, Desired)

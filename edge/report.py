@@ -9,6 +9,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from edge.capture import Capture
 from edge.infer import Engine
@@ -16,10 +17,12 @@ from edge.priority import lower_priority
 from edge.reload import Reload
 from edge.settings import EdgeSettings
 from edge.spool import Spool
+from edge.triage import Triage
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.messages import ClockQuality, FrameState, Rates, ReloadState, Reported, encode
+from shared.messages import ClockQuality, FrameState, Rates, ReloadState, Reported, TriageState, encode
+from shared.policy import to_wire
 
 log = logging.getLogger(__name__)
 SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
@@ -110,6 +113,7 @@ class Reporting:
         reload: Callable[[], Reload],
         low: LowScores,
         errors: Counter[str],
+        triage: Triage,
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -122,6 +126,7 @@ class Reporting:
         self._reload = reload
         self._low = low
         self._errors = errors
+        self._triage = triage
         self._goodput = goodput
         self._pace = Pace(settings.report_s, clock.monotonic(), thin=settings.link.thin)
         self._agent = importlib.metadata.version("hone")
@@ -147,7 +152,7 @@ class Reporting:
     def reported(self) -> Reported:
         """The report as of now."""
         capture, engine, reload = self._capture, self._engine, self._reload()
-        running = engine.running
+        running, triage = engine.running, self._triage.settings
         return Reported(
             time=self._clock.utc(),
             agent=self._agent,
@@ -175,11 +180,18 @@ class Reporting:
             down=self._bus.received,
             errors=dict(self._errors),
             settings={
-                "low_score": self._settings.triage.low_score,
-                "audit": self._settings.triage.audit,
+                "low_score": triage.low_score,
+                "audit": triage.audit,
                 "spool_mb": self._settings.spool.limit_mb,
             },
+            triage=TriageState(source=self._source(), settings=to_wire(triage), refused=reload.policy.refused),
         )
+
+    def _source(self) -> Literal["project", "edge", "local"]:
+        """Whose triage settings are in force."""
+        if self._settings.triage_local:
+            return "local"
+        return "edge" if self._triage.settings is self._settings.triage else "project"
 
     def _run(self) -> None:
         lower_priority()

@@ -68,7 +68,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
     models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
-    known to be right, "auto" to ask the system.
+    known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
     """
 
     camera: str
@@ -82,6 +82,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     clock: Literal["auto", "trusted"] = "auto"
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
+    triage_local: bool = False
     spool: SpoolSettings = SpoolSettings()
     link: LinkSettings = LinkSettings()
 

@@ -6,6 +6,7 @@ that was started MAX_STARTS times without ever being good is left for the one be
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -30,7 +31,8 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
 
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
-    that once ran well; power cuts later do not speak against it.
+    that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
+    followed, as it came.
     """
 
     floor: int = 0
@@ -45,6 +47,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     trying: int = 0
     tries: int = 0
     good: int = 0
+    triage: dict[str, Any] | None = None
 
 
 class Shelf:

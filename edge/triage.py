@@ -29,6 +29,16 @@ class Triage:
         self._settings = settings
         self._recent: deque[Floats] = deque(maxlen=settings.remember or None)
 
+    @property
+    def settings(self) -> TriageSettings:
+        """Those in force."""
+        return self._settings
+
+    def use(self, settings: TriageSettings) -> None:
+        """Go by other settings from the next frame on; what is remembered stays, as far as it is still asked for."""
+        self._settings = settings
+        self._recent = deque(self._recent, maxlen=settings.remember or None)
+
     def decide(self, prediction: Prediction, draw: float) -> Chosen | None:
         """Whether this frame is an event. draw: a fresh random number in [0, 1).
 

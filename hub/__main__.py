@@ -13,7 +13,7 @@ from hub import keeping
 from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
-from shared.errors import ConfigError, HoneError
+from shared.errors import ConfigError, HoneError, SettingError
 
 EPILOG = """\
 A first look, on this machine alone, with real images:      hone-hub demo
@@ -111,13 +111,15 @@ def _collect(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from sqlmodel import col, select
 
+    from hub.policies import Policies
     from hub.run import execute
     from hub.settings import find_config, read
     from hub.store import open_store
     from hub.tables import Run
 
-    settings = read(find_config(arguments.config))
-    clock, store = SystemClock(), open_store(settings)
+    file, clock = read(find_config(arguments.config)), SystemClock()
+    store = open_store(file)
+    settings = Policies(file, store, clock).now()
     run_id = arguments.run
     if run_id is None:
         with store.write() as session:
@@ -166,6 +168,53 @@ def _release(arguments: argparse.Namespace) -> int:
     answer = _page(arguments, "POST", "/api/releases", {"run": arguments.run, "note": arguments.note})
     _say(f"release {answer['id']} is on its way")
     return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from hub.options import options, value_of
+    from hub.policies import Policies
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    file = read(find_config(arguments.config))
+    store = open_store(file)
+    policies = Policies(file, store, SystemClock())
+    asked: dict[str, object] = {}
+    for one in arguments.setting:
+        key, given, text = one.partition("=")
+        if given:
+            asked[key] = _value(text)
+        elif key not in options():
+            raise SettingError(f"{key!r} is no setting", remedy="Without arguments the command lists them")
+    asked |= dict.fromkeys(arguments.clear)
+    if asked:
+        policies.set(asked, operator=arguments.by)
+    now = policies.in_force()
+    shown = [one.partition("=")[0] for one in arguments.setting] + arguments.clear
+    for key in shown or options():
+        option, value = options()[key], value_of(now.settings, key)
+        _say(f"{key} = {_text(value)}   # {now.source(key, file)}; {option.allowed}")
+        if shown:
+            _say(f"    {option.doc}")
+    store.close()
+    return 0
+
+
+def _value(text: str) -> object:
+    """A value as it would stand in hub.toml; what is none there counts as text."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _text(value: object) -> str:
+    """A value as hub.toml would have it: JSON is the same for all that settings hold, but for tables."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _fsck(arguments: argparse.Namespace) -> int:
@@ -286,6 +335,12 @@ def _parser() -> argparse.ArgumentParser:
     release = add("release", _release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")
     release.add_argument("--note", default="by hand", help="a note, kept with the release")
+    settings = add("settings", _settings, "show or change the settings that a running hub follows at once")
+    settings.add_argument(
+        "setting", nargs="*", metavar="SETTING", help="KEY shows it, KEY=VALUE sets it (default: show all)"
+    )
+    settings.add_argument("--clear", action="append", default=[], metavar="KEY", help="as hub.toml says; repeat it")
+    settings.add_argument("--by", default="hone-hub", help="who changes it, for the record (default: hone-hub)")
     fsck = add("fsck", _fsck, "check that every row has its blob and every blob its row")
     fsck.add_argument("--deep", action="store_true", help="read every blob and compute its hash")
     fsck.add_argument(

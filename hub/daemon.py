@@ -8,16 +8,18 @@ import importlib.metadata
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
-from hub import epoch, keys, previews, release, rollout
+from hub import epoch, keys, previews, release, retrain, rollout
 from hub.collect import Collector
 from hub.label import Desk
 from hub.lease import Claims
+from hub.policies import Policies
 from hub.registry import Registry, labels_since_run
 from hub.runs import Runs
 from hub.settings import HubSettings
@@ -34,6 +36,7 @@ from shared.litert import Part
 from shared.manifest import ModelSpec
 from shared.messages import HubStatus, Reported, Status, Want, decode, encode
 from shared.mqtt import PahoBus
+from shared.policy import to_wire
 from shared.topics import CameraTopic
 
 log = logging.getLogger(__name__)
@@ -45,11 +48,20 @@ EXPIRE_EVERY_S = 3600.0
 class Daemon:
     """One hub: threads for collecting, verifying and publishing, and this loop for everything slow.
 
-    config: path of the file that `settings` came from; runs, in their own processes, read it again.
+    settings: what hub.toml says; which of them are in force, `hub.policies` knows. config: path of the file that they
+    came from; runs, in their own processes, read it again. drift: what drifts now, in words, for the retrain policy.
     """
 
-    def __init__(self, settings: HubSettings, config: Path, store: Store, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: HubSettings,
+        config: Path,
+        store: Store,
+        clock: Clock,
+        drift: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._settings = settings
+        self._drift = drift
         self._store = store
         self._clock = clock
         self._project = settings.project.name
@@ -61,7 +73,10 @@ class Daemon:
         self._collector = self._make_collector()
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
-        self.desk = Desk(store, self._project, settings.project.classes, clock)
+        self._policies = Policies(settings, store, clock)
+        self.desk = Desk(
+            store, self._project, settings.project.classes, clock, settings=lambda: self._policies.now().label
+        )
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
@@ -217,21 +232,18 @@ class Daemon:
         return self._embedder
 
     def _retrain(self) -> None:
-        """The retrain policy: so many new labels since the last run."""
-        every = self._settings.retrain.every_labels
-        if not every:
-            return
+        """The retrain policy: whether the rules that are on start a run now."""
+        settings = self._policies.now()
+        drift = self._drift() if settings.retrain.on_drift else ()
         with self._store.read() as session:
-            last = session.exec(select(Run).where(Run.project == self._project).order_by(col(Run.id).desc())).first()
-            if last is not None and last.state in ("queued", "running"):
-                return
-            new = labels_since_run(session, self._project)
-        if new >= every:
-            self._runs.queue(f"{new} new labels")
+            facts = _facts(session, settings, drift)
+        why = retrain.due(facts, settings.retrain, self._clock.utc().astimezone())
+        if why is not None:
+            self._runs.queue(why)
 
     def _release_better(self) -> None:
         """Release what the last run made, if it was proven better, or is the first."""
-        if not self._settings.retrain.auto_release:
+        if not self._policies.now().retrain.auto_release:
             return
         with self._store.read() as session:
             run = session.exec(
@@ -250,7 +262,8 @@ class Daemon:
         """Sign, number, begin the rollout and publish."""
         model = release.model_of(run, self._store)
         cameras = self._registry.cameras(self._project)
-        now, days = self._clock.utc(), self._settings.rollout.days
+        settings = self._policies.now()
+        now, days = self._clock.utc(), settings.rollout.days
         with self._store.write() as session:
             row = release.create(session, run, model, self._keys, now=now, days=days, note=note)
             before = session.exec(
@@ -263,10 +276,10 @@ class Daemon:
                 if before.stage != "done":
                     before.state = "superseded"
                     session.add(before)
-            progress = rollout.begin(row.number, previous, cameras, self._settings.rollout, now)
+            progress = rollout.begin(row.number, previous, cameras, settings.rollout, now)
             target = Rollout(project=self._project, release=row.number, since=now)
             _save(target, progress)
-            release.sign_plan(session, target, rollout.groups(progress), self._keys, now=now, days=days)
+            self._sign_plan(session, target, progress, settings)
         log.info("release %d: run %d, %d bytes, %d of them new", row.number, run.id or 0, row.size, row.new_bytes)
         self._publisher.everything()
         return row.number
@@ -286,7 +299,8 @@ class Daemon:
         if not self._bus.online:
             return
         cameras = self._registry.cameras(self._project)
-        now, days = self._clock.utc(), self._settings.rollout.days
+        settings = self._policies.now()
+        now, days = self._clock.utc(), settings.rollout.days
         with self._store.write() as session:
             target = session.exec(
                 select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
@@ -295,11 +309,12 @@ class Daemon:
                 self._restored = False
                 return
             before = _load(target)
-            after = rollout.step(before, cameras, self._settings.rollout, now)
+            after = rollout.step(before, cameras, settings.rollout, now)
             half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
             why = "the database was restored" if self._restored else release.refused(session, target, self._keys)
             stale = half or bool(why)
-            if after == before and not stale:
+            other = release.triage_of(target) != (None if settings.triage is None else to_wire(settings.triage))
+            if after == before and not stale and not other:
                 return
             if after.stage != before.stage or after.held != before.held:
                 log.info("rollout of release %d: %s, %s", after.release, after.stage, after.reason)
@@ -313,15 +328,29 @@ class Daemon:
                 ):
                     release.renew(row, self._keys, now=now, days=days)
                     session.add(row)
-            fresh = stale or rollout.groups(after) != rollout.groups(before)
+            fresh = stale or other or rollout.groups(after) != rollout.groups(before)
             if fresh:
-                release.sign_plan(session, target, rollout.groups(after), self._keys, now=now, days=days)
+                self._sign_plan(session, target, after, settings)
+            if other:
+                log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
             session.add(target)
         if why:
             log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
         self._restored = False
         if fresh:
             self._publisher.everything()
+
+    def _sign_plan(self, session: Session, target: Rollout, progress: rollout.Progress, settings: HubSettings) -> None:
+        """A new plan for a rollout, with the triage settings that the cameras shall follow."""
+        release.sign_plan(
+            session,
+            target,
+            rollout.groups(progress),
+            self._keys,
+            now=self._clock.utc(),
+            days=settings.rollout.days,
+            triage=settings.triage,
+        )
 
     def _fetch(self) -> None:
         """The fetch policy: so many images an hour of those that cameras hold."""
@@ -384,14 +413,14 @@ class Daemon:
 
     def resume_rollout(self) -> None:
         """Let a held rollout go on."""
-        cameras = self._registry.cameras(self._project)
+        cameras, settings = self._registry.cameras(self._project), self._policies.now()
         with self._lock, self._store.write() as session:
             target = session.exec(
                 select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
             ).first()
             if target is None or target.state != "held":
                 raise TrainError("there is no held rollout", subject=f"project {self._project}")
-            _save(target, rollout.resume(_load(target), cameras, self._settings.rollout, self._clock.utc()))
+            _save(target, rollout.resume(_load(target), cameras, settings.rollout, self._clock.utc()))
             session.add(target)
 
     def ask_preview(self, preview_id: int) -> None:
@@ -408,6 +437,29 @@ class Daemon:
             return
         with self._store.write() as session:
             previews.ask(session, camera, event_id, self._clock.utc())
+
+
+def _facts(session: Session, settings: HubSettings, drift: Sequence[str]) -> retrain.Facts:
+    """What the retrain policy decides on."""
+    project, classes = settings.project.name, settings.project.classes
+    newest = select(Run).where(Run.project == project).order_by(col(Run.id).desc())
+    last = session.exec(newest).first()
+    learned = session.exec(newest.where(Run.train_images > 0)).first()
+    failed = 0
+    for run in session.exec(newest.where(Run.state != "cancelled").limit(retrain.MOST_DOUBLINGS + 1)):
+        if run.state != "failed":
+            break
+        failed += 1
+    positive = settings.retrain.positive or classes[1]
+    return retrain.Facts(
+        labels=labels_since_run(session, project),
+        positives=labels_since_run(session, project, positive) if settings.retrain.every_positives else 0,
+        last=last.created_at if last is not None else None,
+        learned=learned.train_images if learned is not None else 0,
+        busy=last is not None and last.state in ("queued", "running"),
+        failed=failed,
+        drift=drift,
+    )
 
 
 def _load(row: Rollout) -> rollout.Progress:

@@ -9,37 +9,40 @@ from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from hub.settings import LabelSettings
 from hub.store import Store
 from hub.tables import Embedding, Image, Label
 from shared.clock import Clock
 from shared.errors import LabelError
 
-SHORTLIST = 4
-"""The shortlist of unsure images is so many times the batch, but at most a third of what waits."""
-BATCH = 25
 COPY = 1e-6
 """Cosine distance below which an image teaches nothing new; one is asked for only when there is nothing else."""
 
 
 def choose(
-    scores: NDArray[np.float32], embeddings: NDArray[np.float32], known: NDArray[np.float32], count: int
+    scores: NDArray[np.float32],
+    embeddings: NDArray[np.float32],
+    known: NDArray[np.float32],
+    count: int,
+    shortlist: int = LabelSettings().shortlist,
 ) -> list[int]:
     """Pick `count` of n images to label: in turn the one farthest from all known ones, and the farthest unsure one.
 
     scores: confidence, float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already.
-    Returns indices, first the one to ask first. The first half is greedy k-center (Sener and Savarese, "Active
+    shortlist: how many times `count` images are unsure ones, but at most a third of all. Returns indices, first the one
+    to ask first. The first half is greedy k-center (Sener and Savarese, "Active
     Learning for CNNs: A Core-Set Approach", 2018) over all, the second the same among the least confident (Lewis and
     Gale 1994): unsure ones alone are a poor first batch, since a model that meets a new line is also wrong where it
     is sure.
     """
     points = _unit(embeddings)
-    shortlist = np.zeros(len(points), bool)
-    shortlist[np.argsort(scores, kind="stable")[: min(SHORTLIST * count, max(1, len(points) // 3))]] = True
+    unsure = np.zeros(len(points), bool)
+    unsure[np.argsort(scores, kind="stable")[: min(shortlist * count, max(1, len(points) // 3))]] = True
     # Where nothing is known yet, the least sure one starts.
     distance = 1.0 - (points @ _unit(known).T).max(axis=1) if len(known) else 2.0 - scores
     chosen: list[int] = []
     for turn in range(min(count, len(points))):
-        open_ones = distance if turn % 2 == 0 else np.where(shortlist, distance, -1.0)
+        open_ones = distance if turn % 2 == 0 else np.where(unsure, distance, -1.0)
         best = int((open_ones if open_ones.max() > COPY else distance).argmax())
         chosen.append(best)
         distance = np.minimum(distance, 1.0 - points @ points[best])
@@ -63,7 +66,10 @@ class Counts:
 
 
 class Desk:
-    """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads."""
+    """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads.
+
+    settings: asked before each batch is chosen.
+    """
 
     def __init__(
         self,
@@ -72,7 +78,10 @@ class Desk:
         classes: Sequence[str],
         clock: Clock,
         changed: Callable[[], None] = lambda: None,
+        *,
+        settings: Callable[[], LabelSettings] = LabelSettings,
     ) -> None:
+        self._settings = settings
         self._store = store
         self._project = project
         self._classes = tuple(classes)
@@ -83,10 +92,11 @@ class Desk:
 
     def next(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Image]:
         """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids shown elsewhere."""
+        settings = self._settings()
         with self._lock, self._store.read() as session:
             found = self._take(session, count, set(exclude))
             if len(found) < count:
-                self._order = self._plan(session, max(BATCH, count), set(exclude))
+                self._order = self._plan(session, max(settings.batch, count), set(exclude), settings.shortlist)
                 found = self._take(session, count, set(exclude))
             return found
 
@@ -175,7 +185,7 @@ class Desk:
         found = {one.id: one for one in session.exec(self._waiting().where(col(Image.id).in_(wanted)))}
         return [found[one] for one in wanted if one in found]
 
-    def _plan(self, session: Session, count: int, exclude: set[int]) -> list[int]:
+    def _plan(self, session: Session, count: int, exclude: set[int], shortlist: int) -> list[int]:
         """A fresh order of the next images to ask about."""
         images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
         # Distances mean something within one backbone only: the newest image's.
@@ -199,7 +209,8 @@ class Desk:
         ).all()
         rows = _matrix([vectors[one.id] for one in images if one.id is not None])
         known = _matrix([vectors[one] for one in labelled if one in vectors])
-        order = choose(np.array([one.score for one in images], np.float32), rows, known, count) if images else []
+        scores = np.array([one.score for one in images], np.float32)
+        order = choose(scores, rows, known, count, shortlist) if images else []
         chosen = [*(images[one] for one in order), *others][:count]
         return [one.id for one in chosen if one.id is not None]
 

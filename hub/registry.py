@@ -147,8 +147,11 @@ def _row(row: dict[str, Any], status: Status | None, report: Reported | None, no
     return row
 
 
-def labels_since_run(session: Session, project: str) -> int:
-    """How many images were labelled since the newest run was asked for; what an operator cancelled counts as one."""
+def labels_since_run(session: Session, project: str, name: str | None = None) -> int:
+    """How many images were labelled since the newest run was asked for; what an operator cancelled counts as one.
+
+    name: only those that have this label now.
+    """
     last = session.exec(select(func.max(Run.created_at)).where(Run.project == project)).one()
     undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
     fresh = (
@@ -156,6 +159,8 @@ def labels_since_run(session: Session, project: str) -> int:
         .join(Image, col(Image.id) == col(Label.image_id))
         .where(Image.project == project, Image.split == "pool", Label.kind == "label", col(Label.id).not_in(undone))
     )
+    if name is not None:
+        fresh = fresh.where(Image.label == name)
     return session.exec(fresh.where(Label.at > last) if last else fresh).one()
 
 

@@ -4,6 +4,7 @@ import logging
 import threading
 from base64 import b64decode
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlmodel import Session, col, func, select
@@ -30,6 +31,7 @@ from shared.manifest import (
     seal,
 )
 from shared.messages import Want
+from shared.policy import TriageSettings, to_wire
 from shared.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
@@ -109,8 +111,20 @@ def renew(release: Release, keys: Keys, *, now: datetime, days: int) -> None:
     release.envelope = seal(manifest, RELEASE_TYPE, keys.signer, keys.delegation)
 
 
-def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Keys, *, now: datetime, days: int) -> None:
-    """Give a rollout's present groups a new plan number and signature, as part of the caller's transaction."""
+def sign_plan(
+    session: Session,
+    rollout: Rollout,
+    groups: list[Group],
+    keys: Keys,
+    *,
+    now: datetime,
+    days: int,
+    triage: TriageSettings | None = None,
+) -> None:
+    """Give a rollout's present groups a new plan number and signature, as part of the caller's transaction.
+
+    triage: what all cameras of the project follow; None: each its own.
+    """
     number = next_number(session, f"plan/{rollout.project}", above=_seen_plans(session, rollout.project))
     plan = Plan(
         number=number,
@@ -119,11 +133,20 @@ def sign_plan(session: Session, rollout: Rollout, groups: list[Group], keys: Key
         project=rollout.project,
         stage=rollout.stage,
         groups=groups,
+        triage=None if triage is None else to_wire(triage),
     )
     rollout.plan_number = number
     rollout.plan_expires = plan.expires
     rollout.plan = seal(plan, PLAN_TYPE, keys.signer, keys.delegation)
     session.add(rollout)
+
+
+def triage_of(rollout: Rollout) -> dict[str, Any] | None:
+    """The triage settings in a rollout's plan, as they travel; None where it has none."""
+    if not rollout.plan:
+        return None
+    signed = msgspec.json.decode(rollout.plan, type=Signed)
+    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan).triage
 
 
 def refused(session: Session, rollout: Rollout, keys: Keys) -> str:

@@ -11,10 +11,19 @@ from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
+from shared.policy import TriageSettings
 from shared.preprocess import Preprocess
 
 PLACES = ("hub.toml", ".hone/hub.toml", "/etc/hone/hub.toml")
 """Where a configuration is looked for, when neither --config nor HONE_HUB_CONFIG names one."""
+
+
+Strengths = Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=100)]
+
+TimeOfDay = Annotated[
+    str,
+    Meta(pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?\Z", description='a time of day such as "06:30", or nothing'),
+]
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,23 +68,47 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     folds. threads: that torch may use.
     """
 
-    l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
-    folds: int = 5
-    max_iterations: int = 200
+    l2: Strengths = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
+    folds: Annotated[int, Meta(ge=2, le=100)] = 5
+    max_iterations: Annotated[int, Meta(ge=1, le=100_000)] = 200
     class_balanced: bool = True
-    shrinkage: float = 0.3
-    seed: int = 0
-    threads: int = 1
+    shrinkage: Annotated[float, Meta(ge=0, le=1000)] = 0.3
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a run starts by itself, and what becomes of it.
+    """When a run starts by itself, and what becomes of it. Any rule that is on starts one; see `hub.retrain`.
 
-    every_labels: start after so many new labels; 0 means only on demand. auto_release: release what is proven better.
+    every_labels: after so many new labels; 0: not by labels. every_positives: after so many new labels of the class of
+    interest; 0: not by these. positive: name of that class; empty: the second of two. new_share: once the new labels
+    are so large a share of what the last run learned from; 0: not by share. on_drift: once a camera's frames drift
+    from what the release has learned. every_hours: hours after the last run was asked for; 0: not by time. daily_at:
+    time of day as "HH:MM" where the hub stands; empty: at none. at_least: new labels that a run by share, drift or time
+    needs, and that any needs after a run that failed, twice as many after each further one. auto_release: release what
+    is proven better.
     """
 
-    every_labels: Annotated[int, Meta(ge=0)] = 50
+    every_labels: Annotated[int, Meta(ge=0, le=1_000_000)] = 50
+    every_positives: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    positive: Annotated[str, Meta(max_length=200)] = ""
+    new_share: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    on_drift: bool = False
+    every_hours: Annotated[float, Meta(ge=0, le=87600)] = 0.0
+    daily_at: TimeOfDay = ""
+    at_least: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     auto_release: bool = True
+
+
+class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which images an operator is asked about, see `hub.label`.
+
+    batch: images that are chosen at once, as far apart as can be. shortlist: the unsure half of a batch is chosen among
+    so many times its size of the least sure images.
+    """
+
+    batch: Annotated[int, Meta(ge=1, le=1000)] = 25
+    shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,9 +118,9 @@ class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     holds and asks. days: how long a signature is good for; it is renewed at half time.
     """
 
-    canary: Annotated[int, Meta(ge=0)] = 1
-    soak_s: Annotated[float, Meta(ge=0)] = 30.0
-    hold_s: Annotated[float, Meta(gt=0)] = 3600.0
+    canary: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    soak_s: Annotated[float, Meta(ge=0, le=86400 * 365)] = 30.0
+    hold_s: Annotated[float, Meta(gt=0, le=86400 * 365)] = 3600.0
     days: Annotated[int, Meta(ge=1, le=3650)] = 90
 
 
@@ -102,7 +135,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Everything. state: folder for database, blobs and keys. cache: folder for converted backbones.
 
     database: SQLAlchemy URL; empty means SQLite in the state folder. beat_s: seconds between two beats of the hub's
-    liveness counter.
+    liveness counter. triage: what the project's cameras follow; None: each its own edge.toml. What `hub.policies` lists
+    can be changed while the hub runs: ask it for what is in force.
     """
 
     project: ProjectSettings
@@ -116,7 +150,9 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
     retrain: RetrainSettings = RetrainSettings()
+    label: LabelSettings = LabelSettings()
     rollout: RolloutSettings = RolloutSettings()
+    triage: TriageSettings | None = None
 
     @property
     def state_folder(self) -> Path:
@@ -158,6 +194,9 @@ def read(path: Path) -> HubSettings:
         raise ConfigError("project.classes must be different, non-empty names", subject=str(path))
     if settings.collect.partial_mb < settings.collect.image_mb:
         raise ConfigError("collect.partial_mb must be at least collect.image_mb", subject=str(path))
+    if trouble := crossed(settings):
+        key, text = next(iter(trouble.items()))
+        raise ConfigError(f"{key} {text}", subject=str(path))
     for camera in settings.collect.cameras:
         check_camera(camera)
     for site in settings.collect.sites:
@@ -173,3 +212,13 @@ def read(path: Path) -> HubSettings:
         **{key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")},
     )
     return msgspec.structs.replace(settings, state=place(settings.state), cache=place(settings.cache), mqtt=mqtt)
+
+
+def crossed(settings: HubSettings) -> dict[str, str]:
+    """What is wrong with settings that are good each by itself: key -> what, and what is allowed. Empty: nothing."""
+    retrain, classes = settings.retrain, settings.project.classes
+    if retrain.positive and retrain.positive not in classes:
+        return {"retrain.positive": f"is {retrain.positive!r}; allowed: one of {', '.join(classes)}"}
+    if retrain.every_positives and not retrain.positive and len(classes) > 2:
+        return {"retrain.positive": f"must name the class of interest; allowed: one of {', '.join(classes)}"}
+    return {}

@@ -261,3 +261,21 @@ class Number(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     value: int = 0
+
+
+class ProjectSetting(SQLModel, table=True):
+    """One change of one setting of a project: appended, never changed. version: the same for all that changed at once.
+
+    value: as JSON. cleared: no value any more, hub.toml decides again.
+    """
+
+    __table_args__ = (UniqueConstraint("project", "version", "key"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    version: int
+    key: str
+    value: Any = Field(default=None, sa_type=JSON)
+    cleared: bool = False
+    changed_at: datetime = Field(sa_type=UtcDateTime)
+    operator: str = ""

@@ -2,6 +2,7 @@
 
     HoneError
     ├── ConfigError          a settings file or argument is wrong
+    │   └── SettingError     a value that a setting cannot have, or no setting
     ├── MessageError         bytes on a topic that do not mean what the topic says
     │   └── TopicError       a topic that is not one of ours
     ├── UnknownCameraError   a camera that the hub was not told to accept
@@ -31,6 +32,7 @@ An error says what happened, to what, and what to do. `code` is the short, stabl
 """
 
 import re
+from collections.abc import Mapping
 
 
 class HoneError(Exception):
@@ -51,6 +53,16 @@ class HoneError(Exception):
 
 class ConfigError(HoneError):
     """A settings file or argument is wrong."""
+
+
+class SettingError(ConfigError):
+    """A value that a setting cannot have, or no setting. fields: of each key what is wrong and what is allowed."""
+
+    def __init__(
+        self, what: str, *, subject: str = "", remedy: str = "", fields: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(what, subject=subject, remedy=remedy)
+        self.fields = dict(fields or {})
 
 
 class MessageError(HoneError):

@@ -95,12 +95,16 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(_Dated, frozen=True, kw_only=True):
-    """The way of releases through a project's fleet. The first group that holds a camera decides."""
+    """The way of releases through a project's fleet. The first group that holds a camera decides.
+
+    triage: which frames become events, by every camera of the project, as `shared.policy.to_wire` writes it; None: each
+    goes by its own settings. Read apart, by `from_wire`: what a camera cannot follow must not keep it from its release.
+    """
 
     project: Name
     stage: str
     groups: list[Group]
-    settings: dict[str, str | int | float | bool] = {}
+    triage: dict[str, Any] | None = None
 
     def release_for(self, camera: str) -> int | None:
         """The release this camera should run; None when the plan does not speak of it."""

@@ -5,7 +5,7 @@ the struct; a reader refuses only a version above the one it knows.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -194,12 +194,24 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     infer_ms: Annotated[float, Meta(ge=0)]
 
 
+class TriageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which triage settings are in force, as `shared.policy.to_wire` writes them.
+
+    source: "project": those of the plan; "edge": the camera's own, since the plan says nothing; "local": its own, since
+    edge.toml goes first. refused: why those of the last plan are not followed; empty: there is nothing against them.
+    """
+
+    source: Literal["project", "edge", "local"]
+    settings: dict[str, Any] = {}
+    refused: str = ""
+
+
 class Reported(Message, frozen=True, kw_only=True):
     """`C/reported`: what a camera runs and how it is.
 
     up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
     the hub may care for. floor, plan_floor: highest release
-    and plan number ever accepted.
+    and plan number ever accepted. triage: None from an agent that knows nothing of it.
     """
 
     time: UtcTime
@@ -218,6 +230,7 @@ class Reported(Message, frozen=True, kw_only=True):
     down: Count
     errors: dict[str, int] = {}
     settings: dict[str, str | int | float | bool] = {}
+    triage: TriageState | None = None
 
 
 M = TypeVar("M", bound=msgspec.Struct)

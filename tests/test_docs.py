@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -21,7 +21,7 @@ import hub.__main__
 from edge.settings import EdgeSettings
 from hub.collect import ASK_EACH
 from hub.settings import HubSettings
-from shared import errors, golden, ids, manifest, messages, preprocess, topics
+from shared import errors, golden, ids, manifest, messages, policy, preprocess, topics
 from shared.files import chunks, sha256_hex
 from shared.messages import Event, HubStatus, Reply, decode, encode, encode_attached, split_attached
 from shared.topics import ChunkTopic
@@ -129,7 +129,7 @@ def structs(module: ModuleType) -> Iterator[type[msgspec.Struct]]:
             yield one
 
 
-TRAVELLING = [one for module in (messages, manifest, golden, preprocess) for one in structs(module)]
+TRAVELLING = [one for module in (messages, manifest, golden, preprocess, policy) for one in structs(module)]
 BY_NAME = {one.__name__: one for one in TRAVELLING}
 
 
@@ -302,8 +302,9 @@ def settings_of(kind: type[msgspec.Struct], prefix: str = "", given: Any = None)
     for field in msgspec.structs.fields(kind):
         name = f"{prefix}{field.encode_name}"
         default = getattr(given, field.name) if given is not None else field.default
-        if inspect.isclass(field.type) and issubclass(field.type, msgspec.Struct):
-            yield from settings_of(field.type, f"{name}.", None if default is msgspec.NODEFAULT else default)
+        kind = next((one for one in get_args(field.type) if inspect.isclass(one)), field.type)  # of `X | None`: X
+        if inspect.isclass(kind) and issubclass(kind, msgspec.Struct):
+            yield from settings_of(kind, f"{name}.", None if default is msgspec.NODEFAULT else default)
         elif given is None and default is msgspec.NODEFAULT:
             yield name, default_of(field)
         else:

@@ -3,14 +3,16 @@
 Labels and undos may be repeated: a client that heard no answer sends the same again, and it counts once.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import cv2
 import numpy as np
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, Body, HTTPException, Path, Query
 from fastapi.responses import Response
 
 from hub.label import Desk
+from hub.options import options
+from hub.policies import Policies
 from hub.store import Store
 from hub.web.actions import Actions
 from hub.web.asks import MAX_ID, LabelAsk, ReleaseAsk, RunAsk, SkipAsk, UndoAsk
@@ -31,7 +33,10 @@ from hub.web.models import (
     ReleaseView,
     RunDetail,
     RunView,
+    SettingChange,
+    SettingsView,
 )
+from hub.web.policies import changes, settings_view
 from hub.web.previews import Order
 from hub.web.views import Views
 from shared.errors import LabelError, StoreError
@@ -56,7 +61,11 @@ FOREVER = {"cache-control": "public, max-age=31536000, immutable"}
 T = TypeVar("T")
 
 
-def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRouter:
+By = Annotated[str, Query(max_length=100)]
+MERGE = {"triage": {"low_score": 0.7}, "retrain": {"every_labels": None}}
+
+
+def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: Policies) -> APIRouter:
     """All paths under /api."""
     api = APIRouter(prefix="/api", responses={code: {"model": Fault} for code in (404, 409, 422, 503)})
 
@@ -221,6 +230,32 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions) -> APIRoute
         if _found(views.run(ask.run), "run").state != "done":
             raise HTTPException(409, f"run {ask.run} is not done")
         return Number(id=actions.release_run(ask.run, ask.note))
+
+    @api.get("/settings")
+    def settings() -> SettingsView:
+        """The settings that can be changed while the hub runs: value, default, where it comes from, what is allowed."""
+        return settings_view(policies)
+
+    @api.patch("/settings")
+    def change_settings(
+        merge: Annotated[dict[str, Any], Body(examples=[MERGE])], operator: By = "the API"
+    ) -> SettingsView:
+        """Change settings, all that are named or none: a JSON merge, where null means: as hub.toml says."""
+        policies.change(merge, operator=operator)
+        return settings_view(policies)
+
+    @api.delete("/settings/{key}")
+    def clear_setting(key: Annotated[str, Path(max_length=200)], operator: By = "the API") -> SettingsView:
+        """A setting, such as `triage.low_score`, is again as hub.toml says. Repeats are fine."""
+        if key not in options():
+            raise HTTPException(404, f"there is no setting {key!r}")
+        policies.set({key: None}, operator=operator)
+        return settings_view(policies)
+
+    @api.get("/settings/history")
+    def history(limit: Limit = 50) -> list[SettingChange]:
+        """The last changes of settings, the newest first."""
+        return changes(policies, limit)
 
     @api.post("/rollout/resume")
     def resume() -> Done:

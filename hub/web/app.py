@@ -7,6 +7,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
 from hub.label import Desk
+from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.web import api, faults, pages
@@ -21,7 +22,8 @@ STATIC = Path(__file__).parent / "static"
 
 def create_app(settings: HubSettings, store: Store, desk: Desk, actions: Actions, clock: Clock) -> FastAPI:
     """API at /api, its description at /openapi.json, pages at /. `app.state.stream.close()` ends the live streams."""
-    views = Views(settings, store, desk, actions, clock)
+    policies = Policies(settings, store, clock)
+    views = Views(settings, store, desk, actions, clock, policies=policies)
     stream = Stream(views.fingerprints, clock)
     app = FastAPI(
         title="Hone hub",
@@ -31,10 +33,10 @@ def create_app(settings: HubSettings, store: Store, desk: Desk, actions: Actions
         redoc_url=None,
     )
     app.state.stream = stream
-    shown = pages.Pages(settings, views, clock)
+    shown = pages.Pages(settings, views, clock, policies)
     faults.install(app, shown.error)
     app.add_middleware(Guard, host=settings.web.host)
-    app.include_router(api.routes(views, store, desk, actions))
+    app.include_router(api.routes(views, store, desk, actions, policies))
     app.include_router(shown.routes())
     app.mount("/static", StaticFiles(directory=STATIC))
 

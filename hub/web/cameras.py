@@ -1,12 +1,14 @@
 """What a camera said -> how it stands: which release it should run, and its state in words. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import msgspec
 
 from hub.tables import Camera, Rollout
-from hub.web.models import CameraStatus, CameraView, PreviewCounts, RolloutView
-from shared.messages import Reported
+from hub.web.models import CameraStatus, CameraView, Follows, PreviewCounts, RolloutView
+from shared.messages import Reported, TriageState
+from shared.policy import TriageSettings, to_wire
 
 
 def target(camera: str, rollout: Rollout | None) -> int:
@@ -18,7 +20,18 @@ def target(camera: str, rollout: Rollout | None) -> int:
     return rollout.release
 
 
-def camera_view(camera: Camera, rollout: Rollout | None, previews: PreviewCounts | None = None) -> CameraView:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The triage settings that cameras shall follow; None: each its own. version: of the change they came with; 0: they
+    are hub.toml's."""
+
+    triage: TriageSettings | None = None
+    version: int = 0
+
+
+def camera_view(
+    camera: Camera, rollout: Rollout | None, previews: PreviewCounts | None = None, policy: Wanted | None = None
+) -> CameraView:
     """A row, what it reported last and its previews; a report that cannot be read counts as none."""
     said = _reported(camera)
     wanted = target(camera.name, rollout)
@@ -36,8 +49,12 @@ def camera_view(camera: Camera, rollout: Rollout | None, previews: PreviewCounts
     )
     if said is None:
         return base
+    follows, triage_words = _follows(said.triage, policy or Wanted())
     return base.model_copy(
         update={
+            "follows": follows,
+            "triage": said.triage.settings if said.triage else None,
+            "triage_words": triage_words,
             "agent": said.agent,
             "clock": said.clock,
             "reported_at": said.time,
@@ -104,6 +121,22 @@ def _stands(camera: Camera, said: Reported | None, wanted: int) -> tuple[CameraS
     if camera.release != wanted:
         return "waiting", f"Waits for release {wanted}" if wanted else "Runs a model of its own"
     return "current", f"Runs release {camera.release}" if camera.release else "Waits for a first release"
+
+
+def _follows(said: TriageState | None, policy: Wanted) -> tuple[Follows, str]:
+    """Whether a camera goes by the project's triage settings, by what it reports."""
+    name = f"settings {policy.version}" if policy.version else "hub.toml"
+    if said is None:
+        return "unknown", f"Its agent is too old to follow {name}" if policy.triage else ""
+    if said.source == "local":
+        return "local", "Follows its own edge.toml: triage_local"
+    if policy.triage is None:
+        return ("own", "Follows its own edge.toml") if said.source == "edge" else ("waiting", "Follows older settings")
+    if said.source == "project" and said.settings == to_wire(policy.triage):
+        return "project", f"Follows {name}"
+    if said.refused:
+        return "refused", f"Cannot follow {name}: {said.refused}"
+    return "waiting", f"Does not follow {name} yet"
 
 
 def _words(rollout: Rollout, running: int, wanted: int) -> str:

@@ -35,9 +35,10 @@ def status_of(error: HoneError) -> int:
     return next((_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS), 500)
 
 
-def fault(status: int, code: str, message: str) -> JSONResponse:
+def fault(status: int, code: str, message: str, fields: dict[str, str] | None = None) -> JSONResponse:
     """The JSON answer."""
-    return JSONResponse(Fault(error=code, message=message).model_dump(), status)
+    told = Fault(error=code, message=message, fields=fields or {})
+    return JSONResponse(told.model_dump(exclude_defaults=True), status)
 
 
 def install(app: FastAPI, page: Page) -> None:
@@ -53,6 +54,8 @@ def install(app: FastAPI, page: Page) -> None:
         status = status_of(error)
         if status >= 500:
             log.error("%s %s: %s", request.method, request.url.path, error)
+        if isinstance(error, errors.SettingError) and request.url.path.startswith("/api"):
+            return fault(status, error.code, str(error), error.fields)
         return answer(request, status, error.code, str(error))
 
     @app.exception_handler(RequestValidationError)

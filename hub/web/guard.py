@@ -1,7 +1,8 @@
 """What stands before every request. There is no login, so other sites open in the same browser must get nowhere.
 
 1. On a loopback address only loopback names and the configured host are answered (DNS rebinding).
-2. A request that changes something comes from our own page or from no page at all, as JSON, and is small.
+2. A request that changes something comes from our own page or from no page at all, as JSON (but for a DELETE without
+   a body), and is small.
 3. Every answer says: scripts, styles and images from here only, no frames, no guessing of types.
 """
 
@@ -61,6 +62,8 @@ class Guard:
             return None
         if not _same_origin(headers, host):
             return 403, "origin", "only the hub's own page may change anything"
+        if method == "DELETE" and "transfer-encoding" not in headers and headers.get("content-length", "0") == "0":
+            return None  # no other site's page can send one, and it carries nothing
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             return 415, "content_type", "send JSON, with content-type: application/json"
         length = headers.get("content-length", "")

@@ -168,13 +168,16 @@ class PreviewCounts(View):
     gone: int = 0
 
 
+Follows = Literal["project", "own", "local", "waiting", "refused", "unknown"]
+"""project: the project's; own, local: those of its edge.toml, as the project is silent or edge.toml goes first."""
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
 class CameraView(View):
     """A camera. target: the release it should run now; status and words: how it stands; None: it has not said.
 
-    previews: of images that it holds until somebody wants them.
+    previews: of images that it holds until somebody wants them. follows: whether it goes by the project's triage
+    settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words.
     """
 
     name: str
@@ -206,6 +209,60 @@ class CameraView(View):
     down: int | None = None
     errors: dict[str, int] = {}
     settings: dict[str, str | int | float | bool] = {}
+    follows: Follows = "unknown"
+    triage: dict[str, Any] | None = None
+    triage_words: str = ""
+
+
+SettingKind = Literal["switch", "integer", "number", "text", "choice", "list", "json"]
+
+
+class SettingView(View):
+    """A setting of the project. value: in force, from `source`; file: what hub.toml says, or the default where it is
+    silent. allowed: in words. kind: how to ask for it; choices, low, high: what it takes, where that is so simple.
+    """
+
+    key: str
+    name: str
+    kind: SettingKind
+    value: Any
+    source: Literal["default", "hub.toml", "project"]
+    file: Any
+    default: Any
+    allowed: str
+    choices: list[str]
+    low: float | None
+    high: float | None
+    doc: str
+
+
+class SectionView(View):
+    """The settings of one section of hub.toml."""
+
+    name: str
+    doc: str
+    settings: list[SettingView]
+
+
+class SettingsView(View):
+    """All that can be changed while the hub runs. version: grows with each change; 0: nothing was ever set here."""
+
+    version: int
+    changed_at: datetime | None
+    operator: str
+    sections: list[SectionView]
+
+
+class SettingChange(View):
+    """One change of a setting. cleared: hub.toml decides again. before: what was set here before, if anything was."""
+
+    version: int
+    key: str
+    value: Any
+    cleared: bool
+    before: Any
+    changed_at: datetime
+    operator: str
 
 
 class QueueItem(View):
@@ -278,13 +335,17 @@ class ImagePage(View):
 
 
 class QueueCounts(View):
-    """waiting: for a decision; labelled, skipped: decisions in force; since_run: new labels since the last run."""
+    """waiting: for a decision; labelled, skipped: decisions in force; since_run: new labels since the last run.
+
+    every: after how many of them a run starts, 0: not by these; starts: all rules by which one does, in words.
+    """
 
     waiting: int
     labelled: int
     skipped: int
     since_run: int
     every: int
+    starts: list[str]
 
 
 class Totals(View):
@@ -337,10 +398,11 @@ class Health(View):
 
 
 class Fault(View):
-    """Every answer that is not a success. error: a short, stable code."""
+    """Every answer that is not a success. error: a short, stable code. fields: what is wrong with each setting."""
 
     error: str
     message: str
+    fields: dict[str, str] = {}
 
 
 class Number(View):

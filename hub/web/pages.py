@@ -10,10 +10,12 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.templating import Jinja2Templates
 
+from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
 from hub.web.models import PreviewCounts, PreviewState
+from hub.web.policies import changes, settings_view
 from hub.web.previews import Order
 from hub.web.views import Views
 from shared.clock import Clock
@@ -38,8 +40,9 @@ PageNumber = Annotated[int, Query(ge=1, le=100_000)]
 class Pages:
     """All pages of one hub."""
 
-    def __init__(self, settings: HubSettings, views: Views, clock: Clock) -> None:
+    def __init__(self, settings: HubSettings, views: Views, clock: Clock, policies: Policies) -> None:
         self._settings = settings
+        self._policies = policies
         self._views = views
         self._clock = clock
         self._templates = Jinja2Templates(directory=TEMPLATES)
@@ -138,7 +141,17 @@ class Pages:
                 releases=views.releases(100),
                 rollout=views.rollout(),
                 cameras=len(views.cameras()),
-                every=self._settings.retrain,
+                every=self._policies.now().retrain,
+            )
+
+        @pages.get("/settings")
+        def settings(request: Request) -> Response:
+            return self._page(
+                request,
+                "settings.html",
+                view=settings_view(self._policies),
+                changes=changes(self._policies, 20),
+                cameras=views.cameras(),
             )
 
         return pages

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, func, select
 
 from hub.label import Desk
+from hub.policies import Policies
 from hub.registry import labels_since_run
+from hub.retrain import rules
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run
 from hub.web.actions import Actions
-from hub.web.cameras import camera_view, rollout_view
+from hub.web.cameras import Wanted, camera_view, rollout_view
 from hub.web.figures import figures, gain
 from hub.web.images import Images
 from hub.web.models import (
@@ -35,7 +37,10 @@ _UNDER_WAY = ("queued", "running")
 class Views:
     """All that can be seen of one project. `None` means: no such thing."""
 
-    def __init__(self, settings: HubSettings, store: Store, desk: Desk, actions: Actions, clock: Clock) -> None:
+    def __init__(
+        self, settings: HubSettings, store: Store, desk: Desk, actions: Actions, clock: Clock, *, policies: Policies
+    ) -> None:
+        self._policies = policies
         self._settings = settings
         self._project = settings.project.name
         self._classes = settings.project.classes
@@ -52,6 +57,7 @@ class Views:
         with self._store.read() as session:
             runs = self._runs(session, 5, 0)
             cameras, rollout = self._fleet(session)
+            wanted = self._wanted()
             releases = self._releases(session, 5, 0)
             held = self.previews.counts(session)
             return Overview(
@@ -59,7 +65,7 @@ class Views:
                 classes=self._classes,
                 now=self._clock.utc(),
                 hub=self.hub(),
-                cameras=[camera_view(one, rollout, held.get(one.name)) for one in cameras],
+                cameras=[camera_view(one, rollout, held.get(one.name), wanted) for one in cameras],
                 queue=counts,
                 totals=self._totals(session),
                 previews=self.previews.totals(session),
@@ -85,7 +91,7 @@ class Views:
 
     def counts(self) -> QueueCounts:
         """The label queue."""
-        counts = self._desk.counts()
+        counts, settings = self._desk.counts(), self._policies.now().retrain
         with self._store.read() as session:
             since = labels_since_run(session, self._project)
         return QueueCounts(
@@ -93,7 +99,8 @@ class Views:
             labelled=counts.labelled,
             skipped=counts.skipped,
             since_run=since,
-            every=self._settings.retrain.every_labels,
+            every=settings.every_labels,
+            starts=rules(settings),
         )
 
     def cameras(self) -> list[CameraView]:
@@ -101,7 +108,8 @@ class Views:
         with self._store.read() as session:
             cameras, rollout = self._fleet(session)
             held = self.previews.counts(session)
-            return [camera_view(one, rollout, held.get(one.name)) for one in cameras]
+            wanted = self._wanted()
+            return [camera_view(one, rollout, held.get(one.name), wanted) for one in cameras]
 
     def camera(self, name: str) -> CameraView | None:
         """One camera by `site/camera`."""
@@ -162,6 +170,7 @@ class Views:
             rollout = _rollout(session, self._project)
             held = self.previews.counts(session)
             shown = session.exec(select(func.max(Preview.id))).one()
+        settings = self._policies.in_force().version
         way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
         return {
             "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
@@ -171,7 +180,13 @@ class Views:
             "previews": _short(shown, sorted((name, *dict(one).values()) for name, one in held.items())),
             "runs": _short(runs),
             "releases": _short(release, way),
+            "settings": _short(settings),
         }
+
+    def _wanted(self) -> Wanted:
+        """The triage settings that cameras shall follow."""
+        last = self._policies.last_change("triage")
+        return Wanted(self._policies.now().triage, last[0] if last else 0)
 
     def _fleet(self, session: Session) -> tuple[list[Camera], Rollout | None]:
         mine = col(Camera.project).in_(("", self._project))

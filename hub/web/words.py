@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from hub.web.models import Interval
 
@@ -29,6 +29,15 @@ CAMERA_STATES = {
     "silent": ("warn", "Silent"),
     "offline": ("bad", "Offline"),
 }
+SOURCES = {"default": ("calm", "Default"), "hub.toml": ("calm", "hub.toml"), "project": ("live", "Set here")}
+FOLLOWS = {
+    "project": ("good", "Follows"),
+    "own": ("calm", "Its own"),
+    "local": ("warn", "Its own"),
+    "waiting": ("warn", "Not yet"),
+    "refused": ("bad", "Cannot"),
+    "unknown": ("calm", "Not known"),
+}
 STAGES = {"canary": "Canary", "everyone": "Everyone", "done": "Rolled out"}
 REASONS = {
     "low_score": "low score",
@@ -51,11 +60,14 @@ def install(environment: Environment) -> None:
         duration=duration,
         place=place,
         plain=plain,
+        coded=coded,
     )
     environment.globals.update(
         VERDICTS=VERDICTS,
         RUN_STATES=RUN_STATES,
         CAMERA_STATES=CAMERA_STATES,
+        SOURCES=SOURCES,
+        FOLLOWS=FOLLOWS,
         STAGES=STAGES,
         REASONS=REASONS,
         axis=axis,
@@ -133,6 +145,15 @@ def place(value: float, ends: tuple[float, float]) -> str:
     """Where a value stands on an axis, in percent of its width."""
     begin, end = ends
     return f"{100 * min(max((value - begin) / (end - begin), 0.0), 1.0):.2f}%"
+
+
+def coded(text: str) -> Markup:
+    """Text with `names` in it, as a sentence."""
+    pieces = [
+        escape(one) if number % 2 == 0 else Markup("<code>{}</code>").format(one)
+        for number, one in enumerate(text.split("`"))
+    ]
+    return Markup("").join(pieces)
 
 
 def plain(value: Any) -> str:

@@ -9,11 +9,14 @@ import pytest
 
 import edge.report
 from edge.infer import Engine
+from edge.reload import Policy
 from edge.report import REPORT_SHARE, UNKNOWN_RATE, LowScores, Pace, Reporting, clock_quality
 from edge.settings import EdgeSettings
 from edge.spool import Spool
+from edge.triage import Triage
 from shared import topics
-from shared.messages import ReloadState, Reported, decode
+from shared.messages import ReloadState, Reported, TriageState, decode
+from shared.policy import TriageSettings
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA
 from tests.fakes.clock import FakeClock
@@ -66,17 +69,21 @@ def reporting(
     bus = FakeBus(broker, "camera")
     spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
     errors: Counter[str] = Counter()
+    settings = make_settings(report_s=3600, triage={"low_score": 0.7})
     one = Reporting(
-        make_settings(report_s=3600, triage={"low_score": 0.7}),
+        settings,
         boot="b00t",
         bus=bus,
         clock=clock,
         capture=SimpleNamespace(captured=5, dropped=2, unreadable=1, drained=False),  # type: ignore[arg-type]
         engine=Engine(),
         spool=spool,
-        reload=lambda: SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle")),  # type: ignore[arg-type, return-value]
+        reload=lambda: SimpleNamespace(  # type: ignore[arg-type, return-value]
+            floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle"), policy=Policy(refused="too new")
+        ),
         low=LowScores(clock),
         errors=errors,
+        triage=Triage(settings.triage),
     )
     bus.start(Recorder())
     one.start()
@@ -105,6 +112,7 @@ def test_a_change_is_reported_at_once_and_retained(
     assert (said.frames.captured, said.frames.dropped, said.frames.unreadable) == (5, 2, 1)
     assert (said.spool.spooled, said.spool.left, said.errors) == (1, 1, {"message": 3})
     assert (said.clock, said.time, said.settings["low_score"]) == ("synchronised", clock.utc(), 0.7)
+    assert said.triage == TriageState(source="edge", settings={"low_score": 0.7}, refused="too new")
 
 
 def test_a_bunch_of_changes_makes_few_reports(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
@@ -189,7 +197,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
     broker = FakeBroker()
     bus = FakeBus(broker, "camera")
     spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
-    reload = SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle"))
+    reload = SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle"), policy=Policy())
     one = Reporting(
         make_settings(report_s=0.01, link={"thin": True}),
         boot="b00t",
@@ -201,6 +209,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
         reload=lambda: reload,  # type: ignore[arg-type, return-value]
         low=LowScores(clock),
         errors=Counter(),
+        triage=Triage(TriageSettings()),
         goodput=lambda: 1500.0,
     )
     bus.start(Recorder())

@@ -113,3 +113,14 @@ def test_an_embedding_of_nothing() -> None:
     rule = triage()
     for _ in range(2):
         assert rule.decide(seen(0.5, [0, 0, 0]), NEVER)
+
+
+def test_other_settings_hold_from_the_next_frame_on_and_what_is_remembered_stays() -> None:
+    rule = triage(remember=3, duplicate=0.9)
+    for embedding in ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]):
+        assert rule.decide(seen(0.6, embedding), NEVER)
+    rule.use(TriageSettings(low_score=0.5, audit=0.0, remember=2, duplicate=0.9))
+    assert rule.settings.low_score == 0.5
+    assert rule.decide(seen(0.6, [1.0, 1, 0]), NEVER) is None, "sure enough now"
+    assert rule.decide(seen(0.4, [0, 0, 1.0]), NEVER) is None, "a copy of what was seen before"
+    assert rule.decide(seen(0.4, [1.0, 0, 0]), NEVER), "the oldest of three is not among two"

@@ -312,11 +312,18 @@ class Registry:
         if want.sha256 is not None:
             self.chunks(want.sha256, [i for first, last in want.ranges for i in range(first, last + 1)])
 
-    def plan(self, release: int, *, number: int | None = None) -> None:
-        """Every camera shall run this release."""
+    def plan(self, release: int, *, number: int | None = None, triage: dict[str, object] | None = None) -> None:
+        """Every camera shall run this release, and triage so."""
         self.plans += 1
-        groups = [Group(name="all", release=release)]
-        data = self._seal(Plan, PLAN_TYPE, number or self.plans, project=self.project, stage="all", groups=groups)
+        data = self._seal(
+            Plan,
+            PLAN_TYPE,
+            number or self.plans,
+            project=self.project,
+            stage="all",
+            groups=[Group(name="all", release=release)],
+            triage=triage,
+        )
         self.bus.publish(topics.plan(self.project), data, retain=True)
 
     def desired(self, camera: str, release: int) -> None:

@@ -13,6 +13,7 @@ from sqlmodel import delete, select
 
 from hub import backup, keys, previews, settings
 from hub.daemon import Daemon
+from hub.policies import Policies
 from hub.registry import CameraView
 from hub.restore import restore
 from hub.runs import MAX_ATTEMPTS
@@ -430,6 +431,111 @@ def test_a_release_whose_part_is_lost_is_refused_and_the_loop_lives(scene):
     assert one.rows(Release) == []
 
 
+# -- settings while it runs
+
+
+def test_triage_settings_go_out_with_a_new_plan_and_come_back(scene):
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    policies = Policies(one.settings, one.store, one.clock)
+    policies.set({"triage.low_score": 0.7}, operator="Mira")
+    daemon.release_run(one.finished_run(b"head"), "")
+    until(one.plan, "the plan")
+    first = one.plan()
+    assert (first.triage, first.release_for(CAMERA)) == ({"low_score": 0.7}, 1), "the first plan has them already"
+    policies.set({"triage.audit": 0.5, "retrain.auto_release": False}, operator="Mira")
+    until(lambda: one.plan().triage == {"low_score": 0.7, "audit": 0.5}, "another plan")
+    assert one.plan().number > first.number
+    assert one.plan().release_for(CAMERA) == 1
+    number = one.plan().number
+    policies.set({"retrain.auto_release": None}, operator="Mira")
+    for _ in range(3):
+        daemon._roll_out()
+    assert one.rows(Rollout)[-1].plan_number == number, "no plan for what cameras need not know"
+    policies.set({"triage.audit": None, "triage.low_score": None}, operator="Mira")
+    until(lambda: one.plan().triage is None, "silence")
+
+
+def test_the_rollout_goes_by_the_settings_in_force(scene):
+    one = scene(more="[rollout]\ncanary = 0\n")
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head 1"), "")
+    one.watch()
+    one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
+    one.report(1)
+    until(lambda: [c.online for c in daemon._registry.cameras("cells")] == [True], "the camera")
+    Policies(one.settings, one.store, one.clock).set({"rollout.canary": 1, "rollout.days": 3}, operator="")
+    daemon.release_run(one.finished_run(b"head 2"), "")
+    row = one.rows(Rollout)[-1]
+    assert (row.stage, row.cameras) == ("canary", [CAMERA])
+    assert row.plan_expires - one.clock.utc() < timedelta(days=3, minutes=1)
+
+
+def test_retrain_rules_are_followed_at_once_and_not_endlessly(scene, clock):
+    one = scene(started=False, clock=clock, more="[retrain]\nevery_labels = 0\n")
+    drift = []
+    daemon = Daemon(one.settings, one.config, one.store, one.clock, drift=lambda: drift)
+    policies = Policies(one.settings, one.store, one.clock)
+    done = one.add_run(state="done", train_images=40, created_at=clock.utc())
+
+    def label(name, count):
+        clock.advance(1)
+        for _ in range(count):
+            daemon.desk.decide(add_image(one.store), name, operator="Mira")
+
+    def whys():
+        daemon._retrain()
+        return [run.why for run in one.rows(Run) if run.id != done]
+
+    def end(state):
+        with one.store.write() as session:
+            run = session.get(Run, one.rows(Run)[-1].id)
+            run.state = state
+            session.add(run)
+        clock.advance(1)
+
+    label("good", 4)
+    label("defect", 3)
+    assert whys() == [], "nothing is on"
+    policies.set({"retrain.every_positives": 4, "retrain.positive": "good", "retrain.at_least": 2}, operator="")
+    assert whys() == ["4 new positives"]
+    label("good", 9)
+    assert len(whys()) == 1, "one at a time"
+    end("failed")
+    policies.set({"retrain.every_positives": None, "retrain.on_drift": True}, operator="")
+    assert len(whys()) == 1, "no drift"
+    drift.append("site/cam-1: class mix")
+    assert whys()[-1] == "drift: site/cam-1: class mix"
+    end("failed")
+    label("good", 3)
+    assert len(whys()) == 2, "two have failed: four new labels are needed"
+    label("defect", 1)
+    assert len(whys()) == 3
+    end("done")
+    policies.set({"retrain.on_drift": None, "retrain.new_share": 0.1}, operator="")
+    label("good", 3)
+    assert len(whys()) == 3, "3 of 40 are less than a tenth"
+    label("good", 1)
+    assert whys()[-1] == "4 new labels, 10 % of what the last run learned from"
+    end("done")
+    policies.set({"retrain.new_share": None, "retrain.every_hours": 2}, operator="")
+    label("good", 2)
+    assert len(whys()) == 4
+    clock.advance(7200)
+    assert whys()[-1] == "2 h after the last run"
+
+
+def test_label_batches_are_as_large_as_is_set(scene):
+    one = scene(started=False)
+    daemon = Daemon(one.settings, one.config, one.store, one.clock)
+    for _ in range(8):
+        add_image(one.store)
+    Policies(one.settings, one.store, one.clock).set({"label.batch": 3}, operator="")
+    daemon.desk.next()
+    assert len(daemon.desk._order) == 3
+
+
 # -- runs
 
 
@@ -440,11 +546,13 @@ def test_labels_start_a_run_that_trains_and_its_model_is_released(scene, taught)
         session.exec(delete(Image).where(Image.split == "none"))
     one.watch()
     daemon = one.start()
+    Policies(one.settings, one.store, one.clock).set({"train.l2": [0.02]}, operator="Mira")
     assert daemon.start_run("the first model") == 1
     with pytest.raises(TrainError, match="run 1: is under way already"):
         daemon.start_run("another")
     until(lambda: one.run(1).state == "done", "the first run")
     until(one.plan, "the release")
+    assert (one.run(1).settings["l2"], one.run(1).settings["folds"]) == ([0.02], 2), "its own, and the file's"
     release = one.rows(Release)[0]
     assert (release.run_id, release.number, one.run(1).verdict) == (1, 1, "first")
     manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body

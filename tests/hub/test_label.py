@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from hub.label import BATCH, Counts, Desk, choose
+from hub.label import Counts, Desk, choose
+from hub.settings import LabelSettings
 from hub.tables import Label
 from shared.errors import LabelError
 from tests.hub.making import CLASSES, add_image, add_vector, get_image
@@ -221,8 +222,8 @@ def test_every_change_is_told(store, clock):
 
 
 def test_an_image_that_comes_while_a_batch_is_under_way_is_reached(store, desk):
-    waiting(store, BATCH)
-    seen = [one.id for one in desk.next(BATCH)]
+    waiting(store, LabelSettings().batch)
+    seen = [one.id for one in desk.next(LabelSettings().batch)]
     [late] = waiting(store, 1)
     for one in seen:
         desk.decide(one, "good", operator="Mira")

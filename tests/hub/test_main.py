@@ -15,6 +15,7 @@ from sqlmodel import select
 from hub import keys
 from hub.__main__ import main
 from hub.broker import free_port
+from hub.policies import Policies
 from hub.settings import read
 from hub.store import open_store
 from hub.tables import Image, Run
@@ -28,6 +29,7 @@ COMMANDS = {
     "collect": "beside a serving hub",
     "train": "evaluate against the release in use",
     "release": "through the running hub",
+    "settings": "a running hub follows at once",
     "fsck": "every row has its blob",
     "backup": "while the hub runs",
     "restore": "begins a new epoch",
@@ -282,3 +284,38 @@ def test_train_by_hand_tells_the_verdict(capsys, tmp_path, taught):
     config = toml_in(tmp_path, more=f'cache = "{CACHE}"\n[train]\nl2 = [0.01]\nfolds = 2\n')
     assert main(["train", "--config", str(config), "--why", "to see"]) == 0
     assert re.search(r"run 2: first \(there is no release to compare with\), AUC [01]\.\d{3}", capsys.readouterr().out)
+
+
+# -- settings
+
+
+def test_settings_are_shown_set_and_taken_back(config, capsys):
+    assert main(["settings", "--config", str(config)]) == 0
+    assert "triage.low_score = 0.8   # default; number from 0 to 1\n" in capsys.readouterr().out
+    asked = ["triage.low_score=0.7", "retrain.daily_at=06:30", "train.l2=[0.1, 0.01]", "train.class_balanced=false"]
+    assert main(["settings", *asked, "--by", "Mira", "--config", str(config)]) == 0
+    found = Policies(read(config), open_store(read(config)), SystemClock())
+    now = found.now()
+    assert (now.triage.low_score, now.retrain.daily_at, now.train.l2) == (0.7, "06:30", (0.1, 0.01))
+    assert not now.train.class_balanced
+    assert {one.operator for one in found.history(9)} == {"Mira"}
+    capsys.readouterr()
+    assert main(["settings", "train.seed", "--clear", "train.l2", "--config", str(config)]) == 0
+    out = capsys.readouterr().out
+    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of the folds.\n" in out
+    assert found.now().train.l2 == read(config).train.l2
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("train.folds=1", "train.folds is 1; allowed: whole number from 2 to 100"),
+        ("train.fold=1", "train.fold is no setting; allowed: train.l2"),
+        ("train.fold", "'train.fold' is no setting"),
+        ("triage.low_score=high", 'triage.low_score is "high"; allowed: number from 0 to 1'),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(config, capsys, asked, says):
+    assert main(["settings", "train.seed=4", asked, "--config", str(config)]) == 1
+    assert says in one_line(capsys)
+    assert Policies(read(config), open_store(read(config)), SystemClock()).now().train.seed == 0, "nothing was changed"

@@ -28,12 +28,12 @@ export function toast(text, bad = false) {
   setTimeout(() => one.remove(), bad ? 9000 : 4000);
 }
 
-export async function call(path, body) {
+export async function call(path, body, method = "POST") {
   const answer = await fetch(path, body === undefined ? {} : {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+    method, headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   });
   const data = await answer.json().catch(() => ({ message: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw Object.assign(new Error(data.message), { status: answer.status, code: data.error });
+  if (!answer.ok) throw Object.assign(new Error(data.message), { status: answer.status, code: data.error, fields: data.fields });
   return data;
 }
 

@@ -28,7 +28,7 @@ from hub.web.app import create_app
 from hub.web.serve import WebServer
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerError, TrainError
-from shared.messages import Event, FrameState, Rates, ReloadState, Reported, SpoolState, encode
+from shared.messages import Event, FrameState, Rates, ReloadState, Reported, SpoolState, TriageState, encode
 from shared.preprocess import decode
 
 CLASSES = ["good", "defect"]
@@ -152,7 +152,9 @@ def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[s
     return made
 
 
-def _reported(clock: Clock, release: int, *, low: float, left: int, reload: ReloadState, dropped: int) -> dict:
+def _reported(
+    clock: Clock, release: int, *, low: float, left: int, reload: ReloadState, dropped: int, triage: TriageState | None
+) -> dict:
     said = Reported(
         time=clock.utc(),
         agent="0.1.0",
@@ -177,6 +179,7 @@ def _reported(clock: Clock, release: int, *, low: float, left: int, reload: Relo
         clock="synchronised",
         up=25_300_000,
         down=13_900_000,
+        triage=triage,
     )
     return msgspec.json.decode(encode(said))
 
@@ -200,6 +203,13 @@ def _cameras(made: Seeded) -> None:
         ),
         ("line-3/oven-exit", False, 2, 0.2, 840, idle, 129, 5400),
     ]
+    own = TriageState(source="edge")
+    states = {
+        "line-1/top": own,
+        "line-1/side": own,
+        "line-2/top": TriageState(source="local", settings={"low_score": 0.9}),
+        "line-2/side": TriageState(source="edge", refused="the settings cannot be followed by this version"),
+    }  # line-3: agents that know nothing of it
     with made.store.write() as session:
         for name, online, release, low, left, reload, dropped, ago in rows:
             session.add(
@@ -212,7 +222,9 @@ def _cameras(made: Seeded) -> None:
                     online=online,
                     release=release,
                     floor=release,
-                    reported=_reported(made.clock, release, low=low, left=left, reload=reload, dropped=dropped),
+                    reported=_reported(
+                        made.clock, release, low=low, left=left, reload=reload, dropped=dropped, triage=states.get(name)
+                    ),
                 )
             )
         session.add(
