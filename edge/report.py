@@ -20,6 +20,7 @@ from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.messages import ClockQuality, FrameState, Rates, ReloadState, Reported, encode
+from shared.policy import TriageSettings
 
 log = logging.getLogger(__name__)
 SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
@@ -95,7 +96,11 @@ class LowScores:
 
 
 class Reporting:
-    """The report thread. `changed` may be called from any thread. goodput: of the uploads, bytes/s; None: not known."""
+    """The report thread. `changed` may be called from any thread.
+
+    triage: the settings in force, and strategies that cannot work now, with the reason. goodput: of the uploads,
+    bytes/s; None: not known.
+    """
 
     def __init__(
         self,
@@ -109,6 +114,7 @@ class Reporting:
         spool: Spool,
         reload: Callable[[], Reload],
         low: LowScores,
+        triage: Callable[[], tuple[TriageSettings, dict[str, str]]],
         errors: Counter[str],
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
@@ -121,6 +127,7 @@ class Reporting:
         self._spool = spool
         self._reload = reload
         self._low = low
+        self._triage = triage
         self._errors = errors
         self._goodput = goodput
         self._pace = Pace(settings.report_s, clock.monotonic(), thin=settings.link.thin)
@@ -147,6 +154,7 @@ class Reporting:
     def reported(self) -> Reported:
         """The report as of now."""
         capture, engine, reload = self._capture, self._engine, self._reload()
+        triage, skipped = self._triage()
         running = engine.running
         return Reported(
             time=self._clock.utc(),
@@ -175,8 +183,10 @@ class Reporting:
             down=self._bus.received,
             errors=dict(self._errors),
             settings={
-                "low_score": self._settings.triage.low_score,
-                "audit": self._settings.triage.audit,
+                "strategy": triage.strategy,
+                "skipped": "; ".join(f"{name}: {reason}" for name, reason in skipped.items()),
+                "low_score": triage.low_score,
+                "audit": triage.audit,
                 "spool_mb": self._settings.spool.limit_mb,
             },
         )

@@ -34,6 +34,9 @@ _numbers = itertools.count()
 MODEL, STEEP = parts(beta=1.0), parts(beta=30.0)
 
 
+EVERY_FRAME = 'strategy = "low_score"\nlow_score = 1.0\nwindow = 1\ntop = 1\naudit = 0.0\nduplicate = 1.01\n'
+
+
 def pictures(folder: Path, count: int = PICTURES) -> dict[str, bytes]:
     """Noisy pictures, each of a colour of its own, so that none is a near-copy; name -> bytes."""
     folder.mkdir(exist_ok=True)
@@ -64,14 +67,21 @@ class Plant:
         self.buses.append(bus)
         return bus
 
-    def configure(self, *, source: str = "pictures", capture: str = "fps = 200\nqueue = 1000", more: str = "") -> Path:
+    def configure(
+        self,
+        *,
+        source: str = "pictures",
+        capture: str = "fps = 200\nqueue = 1000",
+        more: str = "",
+        triage: str = EVERY_FRAME,
+    ) -> Path:
         settings = self.broker.settings_for(CAMERA)
         path = self.folder / "edge.toml"
         path.write_text(
             f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.registry.root}"\nreport_s = 0.2\n'
             f'clock = "trusted"\n{more}\n[capture]\nsource = "{source}"\n{capture}\n'
             f'[mqtt]\nport = {settings.port}\npassword_file = "{settings.password_file}"\n'
-            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n[spool]\nchunk_kb = 1\nkeep_hours = 0\n"
+            f"[triage]\n{triage}[spool]\nchunk_kb = 1\nkeep_hours = 0\n"
         )
         return path
 
@@ -178,7 +188,7 @@ def test_every_event_is_stored_and_everything_is_told(plant: Plant, run: Callabl
             "synchronised",
         )
         assert event.score == pytest.approx(max(event.scores.values()), abs=1e-6)
-        assert event.value == pytest.approx(1 - event.score, abs=1e-6)
+        assert event.value == pytest.approx(1 - event.score / 2, abs=1e-4), "of the scale from 0.5 to 1"
         assert event.scores[event.label] == max(event.scores.values())
     assert plant.hub.problems == []
     assert plant.hub.bad == []

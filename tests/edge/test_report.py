@@ -14,6 +14,7 @@ from edge.settings import EdgeSettings
 from edge.spool import Spool
 from shared import topics
 from shared.messages import ReloadState, Reported, decode
+from shared.policy import TriageSettings
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA
 from tests.fakes.clock import FakeClock
@@ -67,7 +68,7 @@ def reporting(
     spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
     errors: Counter[str] = Counter()
     one = Reporting(
-        make_settings(report_s=3600, triage={"low_score": 0.7}),
+        make_settings(report_s=3600),
         boot="b00t",
         bus=bus,
         clock=clock,
@@ -76,6 +77,7 @@ def reporting(
         spool=spool,
         reload=lambda: SimpleNamespace(floor=4, plan_floor=9, desired_floor=2, state=ReloadState(state="idle")),  # type: ignore[arg-type, return-value]
         low=LowScores(clock),
+        triage=lambda: (TriageSettings(low_score=0.7), {"novelty": "no references"}),
         errors=errors,
     )
     bus.start(Recorder())
@@ -104,7 +106,10 @@ def test_a_change_is_reported_at_once_and_retained(
     assert (said.boot, said.project, said.release, said.floor, said.plan_floor) == ("b00t", "cells", 0, 4, 9)
     assert (said.frames.captured, said.frames.dropped, said.frames.unreadable) == (5, 2, 1)
     assert (said.spool.spooled, said.spool.left, said.errors) == (1, 1, {"message": 3})
-    assert (said.clock, said.time, said.settings["low_score"]) == ("synchronised", clock.utc(), 0.7)
+    assert (said.clock, said.time) == ("synchronised", clock.utc())
+    assert said.settings == {
+        "strategy": "mix", "skipped": "novelty: no references", "low_score": 0.7, "audit": 0.01, "spool_mb": 512
+    }  # fmt: skip
 
 
 def test_a_bunch_of_changes_makes_few_reports(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
@@ -200,6 +205,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
         spool=spool,
         reload=lambda: reload,  # type: ignore[arg-type, return-value]
         low=LowScores(clock),
+        triage=lambda: (TriageSettings(), {}),
         errors=Counter(),
         goodput=lambda: 1500.0,
     )
