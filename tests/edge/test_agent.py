@@ -399,3 +399,39 @@ def test_settings_that_agree_with_the_brokers_password_only(plant: Plant, run: C
     wait_until(lambda: "not authorised" in plant.broker.log, "a refusal")
     assert not agent._bus.online
     assert msgspec.structs.asdict(agent._spool.state())["spooled"] == 0
+
+
+def test_the_best_of_each_window_are_events_and_the_last_window_ends_with_the_source(
+    plant: Plant, run: Callable[..., Agent]
+) -> None:
+    made = pictures(plant.folder / "pictures")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    triage = 'strategy = "margin"\nmargin = 1.0\nwindow = 5\ntop = 2\nwindow_s = 3600\naudit = 0.0\nduplicate = 1.01\n'
+    run(plant.configure(triage=triage))
+    wait_until(lambda: len(plant.hub.disk) == 6, "two of each window", seconds=20)
+    wait_until(lambda: plant.reported and plant.reported.frames.ended, "the end of the source")
+    assert {event.why for event, _ in plant.hub.disk.values()} == {"margin"}
+    places = sorted(list(made.values()).index(data) // 5 for _, data in plant.hub.disk.values())
+    assert places == [0, 0, 1, 1, 2, 2]
+    assert plant.reported is not None
+    assert (plant.reported.settings["strategy"], plant.reported.settings["skipped"]) == ("margin", "")
+    assert plant.reported.spool.unspooled == 0
+
+
+def test_what_waits_is_valued_by_the_next_head(plant: Plant, run: Callable[..., Agent]) -> None:
+    """Eleven events wait in the spool of a camera whose hub is silent; a steeper head comes."""
+    pictures(plant.folder / "pictures")
+    plant.hub.accepts = False
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    agent = run(plant.configure())
+    wait_until(lambda: plant.reported and plant.reported.spool.left == PICTURES, "all events", seconds=20)
+    before = {one.id: one.value for one in agent._spool.offers()}
+    plant.registry.release(8, STEEP)
+    plant.registry.plan(8)
+    wait_until(lambda: all(one.value < before[one.id] for one in agent._spool.offers()), "other values", seconds=20)
+    plant.hub.accepts = True
+    wait_until(lambda: len(plant.hub.disk) == PICTURES, "all events", seconds=20)
+    assert all(event.value < before[event.id] for event, _ in plant.hub.disk.values())
+    assert {event.release for event, _ in plant.hub.disk.values()} == {7}, "what the camera saw is as it was"
