@@ -14,9 +14,7 @@ import threading
 import time
 from collections import Counter
 
-import msgspec
-import numpy as np
-
+from edge.backlog import Backlog, encode_embedding
 from edge.budget import Meter
 from edge.capture import Capture, open_source
 from edge.frame import Frame
@@ -39,6 +37,7 @@ from shared.ids import boot_id, event_id
 from shared.litert import Prediction
 from shared.messages import Event, HubStatus, Reply, Result, Status, decode, encode
 from shared.mqtt import PahoBus
+from shared.policy import AUDIT, TriageSettings
 from shared.preprocess import encode_jpeg, encode_png
 from shared.topics import BlobTopic, CameraTopic, HubTopic, PlanTopic, ReleaseTopic
 
@@ -48,7 +47,7 @@ WRITER_QUEUE = 32
 WELL_FRAMES, WELL_SECONDS = 100, 30.0
 """After so many frames, or so long, a release counts as one that does not kill the agent."""
 
-
+Seen = tuple[Frame, Prediction, Running]
 DIGITS = 4
 """Of scores in events: more would say nothing, and cost a thin link a quarter of a percent."""
 
@@ -67,11 +66,12 @@ class Agent:
         self._bus = PahoBus(settings.mqtt, client_id=f"hone/camera/{camera}", will=last_will)
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
-        self._triage = Triage(settings.triage)
+        self._triage: Triage[Seen] = Triage(settings.triage)
         self._low = LowScores(clock)
         self._spool = Spool(
             settings.state_folder / "spool",
             limit=settings.spool.limit_mb << 20,
+            audit_limit=round(settings.spool.audit_share * (settings.spool.limit_mb << 20)),
             quarantine_limit=settings.spool.quarantine_mb << 20,
             keep_s=settings.spool.keep_hours * 3600,
             clock=clock,
@@ -87,6 +87,7 @@ class Agent:
             memory=settings.state_folder / "epoch",
             noted=settings.state_folder / "noted",
         )
+        self._backlog = Backlog(self._spool, self._sending.revalued, self._errors)
         self._reporting = Reporting(
             settings,
             boot=self._boot,
@@ -111,7 +112,7 @@ class Agent:
             changed=self._reporting.changed,
             goodput=lambda: self._sending.goodput,
         )
-        self._to_write: queue.Queue[tuple[Frame, Prediction, Chosen, Running] | None] = queue.Queue(WRITER_QUEUE)
+        self._to_write: queue.Queue[tuple[Seen, Chosen] | None] = queue.Queue(WRITER_QUEUE)
         self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
 
     def run(self) -> None:
@@ -121,6 +122,7 @@ class Agent:
         self._bus.subscribe([life, topics.reply(self._settings.camera)])
         self._writer.start()
         self._sending.start()
+        self._backlog.start()
         self._reload.start()
         self._reporting.start()
         self._bus.start(self)
@@ -128,6 +130,7 @@ class Agent:
             "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
         )
         capturing = False
+        judging: tuple[Running, TriageSettings] | None = None  # by which the backlog was valued
         proving, since, before = 0, 0.0, 0  # the release that has yet to run well, since when and which frame
         while not self._stopping:
             self._follow_policy()
@@ -144,9 +147,19 @@ class Agent:
             elif proving > 0 and (now - since > WELL_SECONDS or inferred - before > WELL_FRAMES):
                 self._reload.ran_well()
                 proving = -proving
+            settings = self._triage.settings
+            if judging is None or judging[0] is not running:
+                self._hand_over(self._triage.model(running.model.classes, running.references))
+            if judging is None or judging[0] is not running or judging[1] is not settings:
+                judging = running, settings
+                self._backlog.value(running, settings)
             frame = self._capture.take(timeout=0.2)
             if frame is not None:
                 self._see(frame, running)
+            elif self._capture.drained:
+                self._hand_over(self._triage.close())
+            else:
+                self._hand_over(self._triage.due(self._clock.monotonic()))
         self._shut_down()
 
     def stop(self) -> None:
@@ -161,12 +174,15 @@ class Agent:
         self._low.add(self._triage.is_low(prediction))
         if self._settings.link.results and not self._settings.link.thin:
             self._tell_result(frame, prediction, running)
-        chosen = self._triage.decide(prediction, random.random())
-        if chosen is not None:
+        seen = frame, prediction, running
+        self._hand_over(self._triage.see(seen, prediction, random.random(), self._clock.monotonic()))
+
+    def _hand_over(self, events: list[tuple[Seen, Chosen]]) -> None:
+        for one in events:
             try:
-                self._to_write.put_nowait((frame, prediction, chosen, running))
+                self._to_write.put_nowait(one)
             except queue.Full:
-                self._spool.not_written()
+                self._spool.not_written(audit=one[1].why == AUDIT)
 
     def _follow_policy(self) -> None:
         """Triage as the project says, or as edge.toml where that is silent or goes first; from this frame on."""
@@ -193,7 +209,7 @@ class Agent:
         """The writer thread: frame -> event in the spool -> offered to the sender."""
         lower_priority()
         while (item := self._to_write.get()) is not None:
-            frame, prediction, chosen, running = item
+            (frame, prediction, running), chosen = item
             data, ext = self._file_of(frame)
             event = Event(
                 id=event_id(frame.at),
@@ -214,15 +230,18 @@ class Agent:
                 sha256=sha256_hex(data),
                 ext=ext,
                 chunk_size=self._settings.spool.chunk_kb << 10,
+                held=self._settings.link.previews,
+                thumbnail=_thumbnail(frame) if self._settings.link.previews else None,
+                embedding=encode_embedding(prediction.embedding),
+                backbone=running.backbone or None,
             )
-            if self._settings.link.previews:
-                event = preview_of(event, frame, prediction)
             try:
                 self._spool.add(event, data)
             except SpoolError as error:
                 self._errors[error.code] += 1
                 log.error("event %s: %s", event.id, error)
             else:
+                self._backlog.keep(event)
                 self._sending.spooled(offer_of(event))
 
     def _file_of(self, frame: Frame) -> tuple[bytes, str]:
@@ -275,8 +294,10 @@ class Agent:
     def _shut_down(self) -> None:
         """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
         self._capture.stop()
+        self._hand_over(self._triage.close())
         self._to_write.put(None)
         self._writer.join(10)
+        self._backlog.stop()
         self._sending.stop()
         self._reload.ran_well()  # whoever is asked to stop has not been killed by its model
         self._reload.stop()
@@ -289,13 +310,5 @@ def _short(score: float) -> float:
     return min(1.0, round(score, DIGITS))
 
 
-def preview_of(event: Event, frame: Frame, prediction: Prediction) -> Event:
-    """The event with what an operator, and the hub, need to judge it without its image, which the camera holds."""
-    largest = np.finfo(np.float16).max
-    embedding = prediction.embedding.clip(-largest, largest).astype("<f2")
-    return msgspec.structs.replace(
-        event,
-        held=True,
-        thumbnail=base64.b64encode(thumbnail(frame.pixels)).decode(),
-        embedding=base64.b64encode(embedding.tobytes()).decode(),
-    )
+def _thumbnail(frame: Frame) -> str:
+    return base64.b64encode(thumbnail(frame.pixels)).decode()

@@ -6,16 +6,23 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from shared.litert import Model, Prediction
+from shared.litert import Floats, Model, Prediction
 from shared.preprocess import Pixels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Running:
-    """A model and the release number under which it runs."""
+    """A model and the release number under which it runs.
+
+    backbone: its hash. head: bytes of its head, for who runs it in another thread. references: unit rows, float32
+    [n, dims], see `shared.references`; None: the release has none.
+    """
 
     release: int
     model: Model
+    backbone: str = ""
+    head: bytes = b""
+    references: Floats | None = None
 
 
 class Engine:

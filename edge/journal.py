@@ -2,7 +2,8 @@
 
     {"totals":{"stored":902,"dropped":3,"quarantined":0}}   all that ended before, without the lines that follow
     {"id":"0189...","end":"stored","at":1772366400.25}      at: UTC seconds; its files may still be kept
-    {"id":"0189...","end":"dropped"}                        with a "reason" if it was damaged
+    {"id":"0189...","end":"dropped"}                        with a "reason" if it was damaged, "audit":true if it was
+                                                            of the random sample
     {"id":"0189...","end":"quarantined","reason":"..."}
     {"id":"0189...","end":"recalled"}                       was stored, and waits again
 
@@ -26,26 +27,31 @@ JOURNAL_LIMIT = 1 << 20
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One event ended, or is `recalled`. at: UTC seconds, of `stored`. reason: why it is set aside, else empty."""
+    """One event ended, or is `recalled`. at: UTC seconds, of `stored`. reason: why it is set aside, else empty.
+
+    audit: it was dropped, and of the random sample.
+    """
 
     id: str
     end: Literal["stored", "dropped", "quarantined", "recalled"]
     at: float = 0.0
     reason: str = ""
+    audit: bool = False
 
 
 class Totals(msgspec.Struct):
-    """How many events ended in which way."""
+    """How many events ended in which way. audit_dropped: those of `dropped` that were of the random sample."""
 
     stored: int
     dropped: int
     quarantined: int
+    audit_dropped: int = 0
 
-    def count(self, end: str, by: int = 1) -> None:
+    def count(self, line: Line, by: int = 1) -> None:
         """One more, or less, that ended so; `recalled` takes one from `stored`."""
-        if end == "recalled":
-            end, by = "stored", -by
+        end, by = ("stored", -by) if line.end == "recalled" else (line.end, by)
         setattr(self, end, getattr(self, end) + by)
+        self.audit_dropped += by if line.audit else 0
 
 
 class _First(msgspec.Struct):
@@ -103,7 +109,7 @@ class Journal:
                 ended[line.id] = line
             else:
                 continue  # said before, by a write that failed after it had reached the disk
-            totals.count(line.end)
+            totals.count(line)
         return totals, ended
 
     def append(self, lines: Sequence[Line]) -> None:
@@ -129,7 +135,7 @@ class Journal:
         first = msgspec.structs.replace(totals)
         data = _LINES.encode_lines(live := list(live))
         for line in live:
-            first.count(line.end, -1)
+            first.count(line, -1)
         data = _LINES.encode(_First(first)) + b"\n" + data
         write_atomic(self._path, data)
         self._end = self._folded = len(data)

@@ -7,7 +7,7 @@ import msgspec
 
 from edge.eventfiles import EventFiles, says_damaged
 from edge.journal import Line
-from edge.waiting import Entry, offer_of
+from edge.waiting import Entry, entry_of
 from shared.errors import MessageError
 
 ID = 36
@@ -60,7 +60,7 @@ def recover(files: EventFiles, ended: dict[str, Line], now: float) -> Recovered:
                 result.damaged.append((Line(event_id, "dropped", reason=f"torn: {error}"), paths))
             continue
         result.never += [path for ext, path in images.items() if ext != event.ext]
-        entry = Entry(offer_of(event), event.ext, size)
+        entry = entry_of(event, size)
         if line:
             result.kept.append((msgspec.structs.replace(line, at=min(line.at, now)), entry))
         else:

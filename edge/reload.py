@@ -28,7 +28,7 @@ from edge.infer import Engine, Running
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
-from shared import topics
+from shared import references, topics
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError, SettingError
@@ -42,7 +42,6 @@ from shared.manifest import (
     B,
     Desired,
     Manifest,
-    ModelSpec,
     Opened,
     Plan,
     Reader,
@@ -327,8 +326,8 @@ class Reload:
 
     def _swap(self, kept: Kept) -> None:
         """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
-        model, cosine, difference = self._build(kept.model)
-        if not self._engine.offer(Running(kept.release, model), SWAP_TIMEOUT):
+        running, cosine, difference = self._build(kept)
+        if not self._engine.offer(running, SWAP_TIMEOUT):
             raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
         log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)
@@ -343,19 +342,24 @@ class Reload:
             difference=difference,
         )
 
-    def _build(self, spec: ModelSpec) -> tuple[Model, float, float]:
+    def _build(self, kept: Kept) -> tuple[Running, float, float]:
         """A checked model, with the golden check's worst cosine and probability difference."""
+        spec = kept.model
         golden = decode_golden(self._shelf.read(spec.golden))
-        parts = {}
-        for name, part in (("backbone", spec.backbone), ("head", spec.head)):
-            parts[name] = Part(self._shelf.read(part), name=name, threads=self._threads)
-        model = Model(parts["backbone"], parts["head"], spec.classes, spec.preprocess)
+        backbone = Part(self._shelf.read(spec.backbone), name="backbone", threads=self._threads)
+        head_bytes = self._shelf.read(spec.head)
+        head = Part(head_bytes, name="head", threads=self._threads)
+        model = Model(backbone, head, spec.classes, spec.preprocess)
+        rows = None
+        if spec.references is not None:
+            rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])
         model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
         try:
             result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)
         except ImageError as error:
             raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-        return model, result.worst_cosine, result.worst_difference
+        running = Running(kept.release, model, spec.backbone.sha256, head_bytes, rows)
+        return running, result.worst_cosine, result.worst_difference
 
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""

@@ -9,7 +9,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edge.capture import Capture
 from edge.infer import Engine
@@ -98,7 +98,11 @@ class LowScores:
 
 
 class Reporting:
-    """The report thread. `changed` may be called from any thread. goodput: of the uploads, bytes/s; None: not known."""
+    """The report thread. `changed` may be called from any thread.
+
+    triage: the settings in force, and strategies that cannot work now, with the reason. goodput: of the uploads,
+    bytes/s; None: not known.
+    """
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class Reporting:
         reload: Callable[[], Reload],
         low: LowScores,
         errors: Counter[str],
-        triage: Triage,
+        triage: Triage[Any],
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -180,6 +184,8 @@ class Reporting:
             down=self._bus.received,
             errors=dict(self._errors),
             settings={
+                "strategy": triage.strategy,
+                "skipped": "; ".join(f"{name}: {reason}" for name, reason in self._triage.skipped.items()),
                 "low_score": triage.low_score,
                 "audit": triage.audit,
                 "spool_mb": self._settings.spool.limit_mb,

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edge.budget import Meter
+from edge.line import Line, place
 from edge.link import Link
 from edge.noted import Noted
 from edge.priority import lower_priority
@@ -57,6 +58,8 @@ class Sending:
         self._clock = clock
         self._errors = errors
         self._sender = Sender(camera.partition("/")[0])
+        self._line = Line()  # what waits; the sender is told of an event when its turn comes, for values may change
+        self._next: dict[str, Offer] = {}  # what the sender was told of and has not begun with
         self._link = Link()
         self._meter = meter
         self._memory = memory
@@ -79,7 +82,10 @@ class Sending:
         if self._epoch:
             self._noted.load({one.id for one in offers if one.held})
         for offer in offers:
-            self._sender.add(offer, noted=self._noted.get(offer.id))
+            if noted := self._noted.get(offer.id):
+                self._sender.add(offer, noted=noted)
+            else:
+                self._line.put(offer)
         self._thread.start()
         self._letting_go.start()
 
@@ -99,7 +105,11 @@ class Sending:
 
     def spooled(self, offer: Offer) -> None:
         """A new event is in the spool."""
-        self._inbox.put(lambda: self._sender.add(offer))
+        self._inbox.put(lambda: self._line.put(offer))
+
+    def revalued(self, offers: list[Offer]) -> None:
+        """These have other values now; what is being sent, or held with a preview at the hub, is left as it is."""
+        self._inbox.put(lambda: self._revalue(offers))
 
     def evicted(self, event_id: str) -> None:
         """An event left the spool without being stored."""
@@ -135,7 +145,7 @@ class Sending:
             again = self._spool.recall()
             log.warning("the hub's data was restored from a backup; %d kept copies are offered again", len(again))
             for offer in again:
-                self._sender.add(offer)
+                self._line.put(offer)
             self._noted.clear()
             self._sender.renew()
         if self._memory is not None:
@@ -147,6 +157,9 @@ class Sending:
         self._link.broke()
 
     def _take_reply(self, reply: Reply) -> None:
+        for event_id in (*reply.stored, *reply.refuse, *reply.noted, *reply.resend):
+            if event_id in self._line:  # the hub knows it from before a restart
+                self._tell_sender(event_id)
         self._gone.update(dict.fromkeys(self._sender.unknown(reply)))
         stored, refused = self._sender.reply(reply, self._now())
         for event_id in stored:
@@ -156,14 +169,37 @@ class Sending:
             self._ended.put((event_id, reason))
         for event_id in (*stored, *(one for one, _ in refused)):
             self._noted.forget(event_id)
+            self._next.pop(event_id, None)
         kept = [one for one in reply.noted if self._sender.holds(one)]
         self._noted.add({one: self._sender.chunk_size(one) for one in kept})
 
     def _forget(self, event_id: str) -> None:
         """The event is no longer in the spool; whoever has a preview of it shall know."""
+        self._line.pop(event_id)
+        self._next.pop(event_id, None)
         if self._sender.remove(event_id):
             self._gone[event_id] = None
         self._noted.forget(event_id)
+
+    def _revalue(self, offers: list[Offer]) -> None:
+        for offer in offers:
+            if offer.id in self._line:
+                self._line.put(offer)
+
+    def _tell_sender(self, event_id: str) -> None:
+        offer = self._line.pop(event_id)
+        if offer is not None:
+            self._next[event_id] = offer
+            self._sender.add(offer)
+
+    def _feed(self) -> None:
+        """Whatever the sender begins with next, it has been told of what is worth most."""
+        if not self._sender.hub_lives(self._now()):
+            return
+        while (first := self._line.first()) is not None:
+            if any(place(one) < place(first) for one in self._next.values()):
+                return
+            self._tell_sender(first.id)
 
     def _tell_gone(self) -> None:
         while self._gone:
@@ -245,9 +281,11 @@ class Sending:
         self._tell_gone()
         while self._bus.unacked < self._link.window and (self._meter is None or not self._meter.wait()):
             self._sender.chunk_limit = self._link.chunk_limit
+            self._feed()
             action = self._sender.next(self._now())
             if action is None:
                 return
+            self._next.pop(action.id, None)
             sent = self._send_event(action) if isinstance(action, SendEvent) else self._send_chunk(action)
             if not sent:
                 return
@@ -261,7 +299,7 @@ class Sending:
             event, follows=action.follows, held=action.held, chunk_size=self._sender.chunk_size(action.id)
         )
         if not action.held:  # the image itself is wanted
-            event = msgspec.structs.replace(event, thumbnail=None, embedding=None)
+            event = msgspec.structs.replace(event, thumbnail=None, embedding=None, backbone=None)
         log.debug("event %s: offered (%d bytes in chunks of %d)", event.id, event.size, event.chunk_size)
         if not action.attached:
             return self._publish(event.id, topics.event(self._camera), encode(event))

@@ -11,7 +11,7 @@ from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
-from shared.policy import TriageSettings
+from shared.policy import TriageSettings, check
 
 DAY_S = 24 * 3600
 THIN_KEEPALIVE = 60
@@ -37,11 +37,13 @@ class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 class SpoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The disk queue. limit_mb: hard limit of files that wait or are kept (MiB). keep_hours: that the files of a stored
-    event are kept, room permitting. quarantine_mb: for refused files (MiB). chunk_kb: size of a chunk.
+    event are kept, room permitting. audit_share: of limit_mb, for events of the random sample alone. quarantine_mb: for
+    refused files (MiB). chunk_kb: size of a chunk.
     """
 
     limit_mb: Annotated[int, Meta(ge=1)] = 512
     keep_hours: Annotated[float, Meta(ge=0)] = 24.0
+    audit_share: Annotated[float, Meta(ge=0, le=0.9)] = 0.1
     quarantine_mb: Annotated[int, Meta(ge=0)] = 32
     chunk_kb: Annotated[int, Meta(ge=1, le=1024)] = 64
 
@@ -114,6 +116,7 @@ def read(path: Path) -> EdgeSettings:
         check_name(settings.hub, "hub name")
     for one in settings.link.quiet:
         quiet_hours(one)
+    check(settings.triage)
     base = path.resolve().parent
     capture = settings.capture
     if "://" not in capture.source and not capture.source.isdigit():

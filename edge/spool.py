@@ -15,7 +15,7 @@ any crash:
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +26,7 @@ from edge.ended import Ended, EndedFiles
 from edge.eventfiles import JOURNAL, QUARANTINE, TORN, EventFiles, says_damaged
 from edge.journal import Journal, Line, Totals
 from edge.recovery import recover
-from edge.waiting import Entry, Waiting, offer_of
+from edge.waiting import Entry, Waiting, entry_of
 from shared.clock import Clock
 from shared.errors import MessageError, SpoolError
 from shared.files import sync_folder
@@ -45,15 +45,27 @@ T = TypeVar("T")
 class Spool:
     """Events on disk; safe to use from several threads, and none that reads waits for one that writes.
 
-    folder: made if missing. limit: bytes on disk of all files that wait or are kept. quarantine_limit: bytes of refused
-    files, and as many of damaged ones. keep_s: seconds that the files of a stored event are kept, room permitting.
-    Somebody must call `sweep` now and then. Opening recovers after a crash in one pass; SpoolError when the folder is
-    unusable.
+    folder: made if missing. limit: bytes on disk of all files that wait or are kept. audit_limit: those of them that
+    are for audit events alone, and all that these may take; of audit events the oldest goes first, so that what is left
+    is the whole sample of a shorter time, each with the chance that is stored with it. 0: they have no room of their
+    own, and share that of the others. quarantine_limit: bytes of refused files, and as many of damaged ones. keep_s:
+    seconds that the files of a stored event are kept, room permitting. Somebody must call `sweep` now and then. Opening
+    recovers after a crash in one pass; SpoolError when the folder is unusable.
     """
 
-    def __init__(self, folder: Path, *, limit: int, quarantine_limit: int, keep_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit: int,
+        quarantine_limit: int,
+        keep_s: float,
+        clock: Clock,
+        audit_limit: int = 0,
+    ) -> None:
         self._folder = folder
         self._limit = limit
+        self._audit_limit = audit_limit
         self._keep_s = keep_s
         self._clock = clock
         self._journal = Journal(folder / JOURNAL)
@@ -62,11 +74,11 @@ class Spool:
         self._adding = threading.Lock()  # one event is written at a time
         self._ending = threading.RLock()  # what ends or comes back, from the choice to the journal to the memory
         self._lock = threading.Lock()  # the memory below; never held over I/O
-        self._waiting = Waiting()
+        self._waiting = Waiting(audit_apart=audit_limit > 0)
         self._ended = EndedFiles()
         self._totals = Totals(0, 0, 0)
         self._torn = 0
-        self._unspooled = 0
+        self._unspooled = self._audit_unspooled = 0
         try:
             self._files = EventFiles(folder, quarantine_limit)
             self._recover()
@@ -85,26 +97,32 @@ class Spool:
         SpoolError when it cannot be written, or is worth less than all that would have to go; counted `unspooled`.
         """
         metadata = encode(event)
-        entry = Entry(offer_of(event), event.ext, on_disk(len(data)) + on_disk(len(metadata)))
+        entry = entry_of(event, on_disk(len(data)) + on_disk(len(metadata)))
         with self._adding:
             try:
                 self._make_room(entry)
                 self._or_make_room(lambda: self._files.write(event.id, event.ext, metadata, data), entry.bytes)
             except OSError as error:
-                self.not_written()
+                self.not_written(audit=entry.audit)
                 raise SpoolError(
                     f"cannot be written ({error.strerror})", subject=f"event {event.id}", remedy="Is the disk full?"
                 ) from error
             except SpoolError:
-                self.not_written()
+                self.not_written(audit=entry.audit)
                 raise
             with self._lock:
                 self._waiting.put(entry)
 
-    def not_written(self) -> None:
-        """Count an event that never reached `add` because the writer was behind."""
+    def not_written(self, *, audit: bool = False) -> None:
+        """Count an event that never reached `add` because the writer was behind. audit: it is of the random sample."""
         with self._lock:
             self._unspooled += 1
+            self._audit_unspooled += audit
+
+    def revalue(self, values: Mapping[str, float]) -> list[Offer]:
+        """Give events that still wait other values; their offers as they are now. Not durable: do it at each start."""
+        with self._lock:
+            return [self._waiting.revalue(one, value) for one, value in values.items() if one in self._waiting]
 
     # -- out
 
@@ -114,11 +132,16 @@ class Spool:
             return [entry.offer for entry in self._waiting]
 
     def event(self, event_id: str) -> Event | None:
-        """The metadata of an event that waits, else None. One that is damaged is set aside as torn.
+        """The metadata of an event that waits, with its value as it is now, else None. One that is damaged is set aside
+        as torn.
 
         OSError when the machine cannot read it, or set it aside, just now.
         """
-        return self._read(event_id, lambda _entry: self._files.read_event(event_id))
+
+        def read(entry: Entry) -> Event:
+            return msgspec.structs.replace(self._files.read_event(event_id), value=entry.offer.value)
+
+        return self._read(event_id, read)
 
     def image(self, event_id: str) -> bytes | None:
         """The image bytes of an event that waits; else as `event`."""
@@ -142,10 +165,12 @@ class Spool:
                 back = self._ended.kept()
             if not back:
                 return []
-            self._journal.append([Line(one, "recalled") for one in back])
+            lines = [Line(one, "recalled") for one in back]
+            self._journal.append(lines)
             with self._lock:
                 entries = self._ended.recall(back)
-                self._totals.count("recalled", len(back))
+                for line in lines:
+                    self._totals.count(line)
                 for entry in entries:
                     self._waiting.put(entry)
         log.warning("%d stored events are recalled from their kept copies", len(back))
@@ -176,22 +201,30 @@ class Spool:
                 torn=self._torn,
                 bytes=self._waiting.bytes,
                 limit=self._limit,
+                audit_left=self._waiting.audits,
+                audit_dropped=totals.audit_dropped,
+                audit_unspooled=self._audit_unspooled,
             )
 
     # -- room
 
     def _make_room(self, entry: Entry) -> None:
-        """Delete files until those of `entry` fit: of ended events, kept ones, then the least valuable that wait."""
+        """Delete files until those of `entry` fit: of ended events, kept ones, then the least valuable that wait.
+
+        Of those that share its room: that of audit events, or of the others.
+        """
         with self._lock:
             if entry.offer.id in self._waiting or entry.offer.id in self._ended:
                 raise SpoolError("is in the spool already", subject=f"event {entry.offer.id}")
-            if self._used + entry.bytes <= self._limit:
+            if self._used + entry.bytes <= self._limit and self._beyond(entry) <= 0:
                 return
         with self._ending:
             with self._lock:
-                need = self._used + entry.bytes - self._limit
-                ended, size = self._ended.oldest(need)
-                victims = self._waiting.least(need - size, entry.offer.value) if entry.bytes <= self._limit else None
+                ended, _ = self._ended.oldest(self._used + entry.bytes - self._limit - max(0, self._beyond(entry)))
+                fits = entry.bytes <= self._room(entry)
+                victims = (
+                    self._waiting.least(self._beyond(entry), entry.offer.value, audit=entry.audit) if fits else None
+                )
                 if victims is None:
                     raise SpoolError(
                         f"spool is full ({self._waiting.bytes} of {self._limit} bytes) of more valuable events",
@@ -228,6 +261,16 @@ class Spool:
             self._ended.doom(chosen)
         return self._clear(chosen)
 
+    def _room(self, entry: Entry) -> int:
+        """Bytes that events of its kind may take together."""
+        return self._audit_limit if entry.audit and self._audit_limit else self._limit - self._audit_limit
+
+    def _beyond(self, entry: Entry) -> int:
+        """Bytes by which they would pass that with this one. The lock is held."""
+        audits = self._waiting.audit_bytes if self._audit_limit else 0
+        used = audits if entry.audit and self._audit_limit else self._waiting.bytes - audits
+        return used + entry.bytes - self._room(entry)
+
     @property
     def _used(self) -> int:
         """Bytes on disk of all files of events. The lock is held."""
@@ -239,15 +282,20 @@ class Spool:
         """Journal the end of those that wait, durably; with an OSError none has ended. Returns their ids."""
         with self._ending:
             with self._lock:
-                lines = [line for line in lines if line.id in self._waiting]
+                lines = [self._told(line) for line in lines if line.id in self._waiting]
             if lines:
                 self._or_make_room(lambda: self._journal.append(lines), ROOM)
             due = self._clock.monotonic() + self._keep_s
             with self._lock:
                 for line in lines:
                     self._ended.put(Ended(self._waiting.pop(line.id), line, due))
-                    self._totals.count(line.end)
+                    self._totals.count(line)
         return [line.id for line in lines]
+
+    def _told(self, line: Line) -> Line:
+        """The line, and whether what was dropped is of the random sample. The lock is held; the event waits."""
+        entry = self._waiting.get(line.id)
+        return msgspec.structs.replace(line, audit=line.end == "dropped" and entry is not None and entry.audit)
 
     def _clear(self, event_ids: Iterable[str]) -> int:
         """Delete, or set aside, the files of doomed events; what fails is tried again by `sweep`. How many went."""
@@ -345,5 +393,5 @@ class Spool:
         for line in lines:
             log.warning("spool: event %s is damaged (%s); it is in %s", line.id, line.reason, self._folder / TORN)
             self._torn += 1
-            self._totals.count(line.end)
+            self._totals.count(line)
         return True

@@ -26,8 +26,8 @@ def parts(session: Session) -> dict[str, str]:
     """sha256 -> owner of every model part that a release or a run names."""
     found: dict[str, str] = {}
     for number, model in session.exec(select(Release.number, Release.model).order_by(col(Release.number))):
-        for name in ("backbone", "head", "golden"):
-            if name in model:
+        for name in ("backbone", "head", "golden", "references"):
+            if model.get(name):
                 found.setdefault(model[name]["sha256"], f"{name} of release {number}")
     for run, names in session.exec(select(Run.id, Run.parts).order_by(col(Run.id))):
         for name, sha256 in names.items():

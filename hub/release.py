@@ -53,6 +53,7 @@ def model_of(run: Run, store: Store) -> ModelSpec:
         backbone=parts["backbone"],
         head=parts["head"],
         golden=parts["golden"],
+        references=parts.get("references"),
         classes=run.settings["classes"],
         preprocess=msgspec.convert(run.settings["preprocess"], Preprocess),
         golden_probabilities=run.golden_probabilities,
@@ -73,7 +74,7 @@ def create(
     before = session.exec(
         select(Release).where(Release.project == project).order_by(col(Release.number).desc())
     ).first()
-    known = {part["sha256"] for name, part in (before.model if before else {}).items() if name in model.parts()}
+    known = {part.sha256 for part in msgspec.convert(before.model, ModelSpec).parts().values()} if before else set()
     expires = now + timedelta(days=days)
     manifest = Manifest(
         number=number,

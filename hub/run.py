@@ -22,6 +22,7 @@ from hub import embed
 from hub.evaluate import compare, evaluate
 from hub.export import export_backbone, export_head, golden_part
 from hub.lost import LOST
+from hub.references import references_part
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Image, Release, Run
@@ -199,7 +200,8 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
     head_bytes = export_head(result.head)
     golden_ids = _golden_ids(data, usable)
     golden_bytes = _golden(store, backbone, part, settings, golden_ids)
-    head, golden = store.blobs.put([head_bytes, golden_bytes])
+    references = references_part(x[train], _references(store, settings, backbone))
+    head, golden, *more = store.blobs.put([head_bytes, golden_bytes, *([references] if references else [])])
     model = Model(part, Part(head_bytes, name="head"), project.classes, how)
 
     lease.write(step="evaluating", progress=0.9)
@@ -213,7 +215,12 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
             "folds": result.folds,
             "seconds": round(result.seconds, 3),
         },
-        "parts": {"backbone": backbone, "head": head, "golden": golden},
+        "parts": {
+            "backbone": backbone,
+            "head": head,
+            "golden": golden,
+            **({"references": more[0]} if more else {}),
+        },
         "golden_probabilities": golden_outputs(model, decode_golden(golden_bytes)),
     }
     held_ids = [one for one, ok, held in zip(data.ids, usable, data.holdout, strict=True) if ok and held]
@@ -286,6 +293,15 @@ def _golden_ids(data: Snapshot, usable: NDArray[np.bool_]) -> list[int]:
     for label in sorted({label for _, label, _ in rows}):
         ids += [one for one, y, fits in rows if fits and y == label][: max(1, GOLDEN_IMAGES // 2)]
     return sorted(ids)[:GOLDEN_IMAGES]
+
+
+def _references(store: Store, settings: HubSettings, backbone: str) -> bytes | None:
+    """The released references, where the backbone is the same."""
+    release = _latest(store, settings.project.name)
+    spec = msgspec.convert(release.model, ModelSpec) if release is not None else None
+    if spec is None or spec.references is None or spec.backbone.sha256 != backbone:
+        return None
+    return store.blobs.read(spec.references.sha256)
 
 
 def _golden(store: Store, backbone: str, part: Part, settings: HubSettings, ids: list[int]) -> bytes:

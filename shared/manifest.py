@@ -48,12 +48,14 @@ class PartSpec(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model: its parts, classes in order of the head's outputs, preprocessing, and what it must compute.
 
-    golden_probabilities: what the head gives for each golden input, [inputs][classes].
+    golden_probabilities: what the head gives for each golden input, [inputs][classes]. references: embeddings that
+    stand for the training images, see `shared.references`; None: cameras cannot tell what is new.
     """
 
     backbone: PartSpec
     head: PartSpec
     golden: PartSpec
+    references: PartSpec | None = None
     classes: Annotated[list[str], Meta(min_length=2, max_length=1000)]
     preprocess: Preprocess = Preprocess()
     golden_probabilities: list[list[float]] = []
@@ -61,7 +63,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def parts(self) -> dict[str, PartSpec]:
         """The parts by name, in the order in which they are fetched."""
-        return {"golden": self.golden, "backbone": self.backbone, "head": self.head}
+        more = {"references": self.references} if self.references is not None else {}
+        return {"golden": self.golden, "backbone": self.backbone, **more, "head": self.head}
 
 
 class _Dated(msgspec.Struct, frozen=True, kw_only=True):

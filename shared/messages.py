@@ -73,7 +73,8 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     value: priority in the spool, higher first. size, sha256: of the image file; ext: its kind. chunk_size: bytes of
     each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
     held: the camera keeps the image until the hub asks for it by `resend`; the hub keeps this message as a preview.
-    thumbnail: small JPEG, base64, and embedding: float16, little-endian, base64; only with `held`.
+    thumbnail: small JPEG, base64, embedding: float16, little-endian, base64, and backbone: sha256 of what made it; only
+    with `held`.
     """
 
     id: EventId
@@ -95,6 +96,7 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     held: bool = False
     thumbnail: Annotated[str, Meta(max_length=65536)] | None = None
     embedding: Annotated[str, Meta(max_length=65536)] | None = None
+    backbone: Sha256 | None = None
 
 
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -160,7 +162,7 @@ class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
 
     left, bytes: what waits. dropped: least valuable events evicted when full, or damaged, each journalled. Since the
     agent started: unspooled, chosen events that could not be written (disk error or writer behind); torn, damaged
-    events set aside.
+    events set aside. audit_left, audit_dropped, audit_unspooled: those of them that were of the random sample.
     """
 
     spooled: Count
@@ -172,6 +174,9 @@ class SpoolState(msgspec.Struct, frozen=True, kw_only=True):
     torn: Count
     bytes: Count
     limit: Count
+    audit_left: Count = 0
+    audit_dropped: Count = 0
+    audit_unspooled: Count = 0
 
 
 class FrameState(msgspec.Struct, frozen=True, kw_only=True):

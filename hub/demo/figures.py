@@ -22,6 +22,12 @@ def figures(
         labels = session.exec(
             select(func.count()).select_from(Image).where(Image.split == "pool", col(Image.label).is_not(None))
         ).one()
+        chosen = session.exec(
+            select(Image.why, func.count(), func.count(col(Image.label)))
+            .where(Image.split == "pool")
+            .group_by(Image.why)
+            .order_by(func.count().desc())
+        ).all()
     last = releases[-1].number
     gain = judge.gain(store, releases[0].number, last)
     reports = [one.reported for one in cameras]
@@ -45,6 +51,7 @@ def figures(
             "unspooled": sum(one["spool"]["unspooled"] for one in reports),
             "quarantined": sum(one["spool"]["quarantined"] for one in reports),
         },
+        "chosen": {why: {"images": images, "labels": labelled} for why, images, labelled in chosen},
         "bytes": {"up": sum(one["up"] for one in reports), "down": sum(one["down"] for one in reports)},
         "frames": {
             "captured": sum(one["frames"]["captured"] for one in reports),

@@ -73,6 +73,8 @@ def final(result: Mapping[str, Any]) -> RenderableType:
         "images",
         f"{images['spooled']} spooled, {images['stored']} stored, {images['left']} left, {images['dropped']} dropped",
     )
+    chosen = (f"{why} {one['images']} ({one['labels']} labelled)" for why, one in result["chosen"].items())
+    facts.add_row("chosen by", ", ".join(chosen))
     facts.add_row("bytes", f"{result['bytes']['up']:,} up, {result['bytes']['down']:,} down")
     if len(result["releases"]) > 1:
         first, second = result["releases"][0]["bytes"], result["releases"][1]["bytes"]

@@ -9,6 +9,7 @@ from hub.label import Desk
 from hub.store import Store
 from hub.tables import Image, Label
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
+from shared.policy import AUDIT
 
 State = Literal["new", "verified", "unreadable", "lost", "waiting", "labelled", "skipped"]
 SHOWN = {"png", "jpg", "jpeg", "webp", "bmp", "gif"}
@@ -94,6 +95,7 @@ class Images:
 
 def _image(row: Image) -> ImageView:
     assert row.id is not None
+    blind = row.why == AUDIT and not row.decided
     url = f"/api/images/{row.id}/file"
     return ImageView(
         id=row.id,
@@ -109,9 +111,10 @@ def _image(row: Image) -> ImageView:
         split=row.split,
         state=row.state,
         release=row.release,
-        guess=row.guess,
-        score=row.score,
-        scores=row.scores,
+        guess="" if blind else row.guess,
+        score=None if blind else row.score,
+        scores={} if blind else row.scores,
+        blind=blind,
         why=row.why,
         probability=row.probability,
         width=row.width,

@@ -130,7 +130,8 @@ PreviewState = Literal["waiting", "asked", "gone"]
 class PreviewView(View):
     """An event whose image waits on its camera. thumb: a small JPEG, "" where there is none. size: bytes of the image.
 
-    state: waiting for somebody who wants the image, asked for since `asked_at`, or gone from its camera.
+    state: waiting for somebody who wants the image, asked for since `asked_at`, or gone from its camera. blind: as of
+    an image.
     """
 
     id: int
@@ -143,8 +144,9 @@ class PreviewView(View):
     asked_at: datetime | None
     release: int
     guess: str
-    score: float
+    score: float | None
     scores: dict[str, float]
+    blind: bool
     why: str
     probability: float
     value: float
@@ -266,7 +268,11 @@ class SettingChange(View):
 
 
 class QueueItem(View):
-    """An image that waits for a label. url: what a browser can show."""
+    """An image that waits for a label. url: what a browser can show.
+
+    blind: it is of the random sample and not decided yet: nobody shall know what the model said, or the sample would
+    flatter the model. So guess is "", score None, scores empty.
+    """
 
     id: int
     url: str
@@ -274,8 +280,9 @@ class QueueItem(View):
     captured_at: datetime
     release: int
     guess: str
-    score: float
+    score: float | None
     scores: dict[str, float]
+    blind: bool
     why: str
     flags: dict[str, float]
     width: int

@@ -10,6 +10,7 @@ from hub.store import Store
 from hub.tables import Preview
 from hub.web.models import PreviewCounts, PreviewPage, PreviewState, PreviewView
 from shared.messages import Event, decode
+from shared.policy import AUDIT
 
 Order = Literal["newest", "value"]
 
@@ -116,6 +117,7 @@ def _state(*, gone: bool, asked: bool) -> PreviewState:
 
 def _view(row: Mapping[Any, Any]) -> PreviewView:
     event = decode(row["event"], Event)
+    blind = event.why == AUDIT
     return PreviewView(
         id=row["id"],
         thumb=f"/api/previews/{row['id']}/thumbnail" if row["shown"] else "",
@@ -126,9 +128,10 @@ def _view(row: Mapping[Any, Any]) -> PreviewView:
         received_at=row["received_at"],
         asked_at=row["asked_at"],
         release=event.release,
-        guess=event.label,
-        score=event.score,
-        scores=event.scores,
+        guess="" if blind else event.label,
+        score=None if blind else event.score,
+        scores={} if blind else event.scores,
+        blind=blind,
         why=event.why,
         probability=event.probability,
         value=row["value"],

@@ -41,6 +41,11 @@ FOLLOWS = {
 STAGES = {"canary": "Canary", "everyone": "Everyone", "done": "Rolled out"}
 REASONS = {
     "low_score": "low score",
+    "margin": "two classes are close",
+    "entropy": "many classes are close",
+    "band": "near the threshold",
+    "rare": "class of interest",
+    "novelty": "unlike the training images",
     "random": "random sample",
     "audit": "audit sample",
 }

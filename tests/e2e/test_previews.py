@@ -106,7 +106,7 @@ class Plant:
             f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.registry.root}"\nreport_s = 0.2\n'
             f'clock = "trusted"\nstate = "camera"\n[capture]\nsource = "pictures"\nwatch = true\nqueue = 100\n'
             f'[mqtt]\nport = {mqtt.port}\npassword_file = "{mqtt.password_file}"\n'
-            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n"
+            '[triage]\nstrategy = "low_score"\nwindow = 1\ntop = 1\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n'
             f"[spool]\nlimit_mb = {limit}\nkeep_hours = 0\n[link]\npreviews = true\n{more}"
         )
         agent = Agent(read(path), self.clock)

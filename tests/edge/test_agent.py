@@ -34,6 +34,9 @@ _numbers = itertools.count()
 MODEL, STEEP = parts(beta=1.0), parts(beta=30.0)
 
 
+EVERY_FRAME = 'strategy = "low_score"\nlow_score = 1.0\nwindow = 1\ntop = 1\naudit = 0.0\nduplicate = 1.01\n'
+
+
 def pictures(folder: Path, count: int = PICTURES) -> dict[str, bytes]:
     """Noisy pictures, each of a colour of its own, so that none is a near-copy; name -> bytes."""
     folder.mkdir(exist_ok=True)
@@ -64,14 +67,21 @@ class Plant:
         self.buses.append(bus)
         return bus
 
-    def configure(self, *, source: str = "pictures", capture: str = "fps = 200\nqueue = 1000", more: str = "") -> Path:
+    def configure(
+        self,
+        *,
+        source: str = "pictures",
+        capture: str = "fps = 200\nqueue = 1000",
+        more: str = "",
+        triage: str = EVERY_FRAME,
+    ) -> Path:
         settings = self.broker.settings_for(CAMERA)
         path = self.folder / "edge.toml"
         path.write_text(
             f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.registry.root}"\nreport_s = 0.2\n'
             f'clock = "trusted"\n{more}\n[capture]\nsource = "{source}"\n{capture}\n'
             f'[mqtt]\nport = {settings.port}\npassword_file = "{settings.password_file}"\n'
-            "[triage]\nlow_score = 1.0\naudit = 0.0\nduplicate = 1.01\n[spool]\nchunk_kb = 1\nkeep_hours = 0\n"
+            f"[triage]\n{triage}[spool]\nchunk_kb = 1\nkeep_hours = 0\n"
         )
         return path
 
@@ -178,7 +188,7 @@ def test_every_event_is_stored_and_everything_is_told(plant: Plant, run: Callabl
             "synchronised",
         )
         assert event.score == pytest.approx(max(event.scores.values()), abs=1e-6)
-        assert event.value == pytest.approx(1 - event.score, abs=1e-6)
+        assert event.value == pytest.approx(1 - event.score / 2, abs=1e-4), "of the scale from 0.5 to 1"
         assert event.scores[event.label] == max(event.scores.values())
     assert plant.hub.problems == []
     assert plant.hub.bad == []
@@ -389,3 +399,39 @@ def test_settings_that_agree_with_the_brokers_password_only(plant: Plant, run: C
     wait_until(lambda: "not authorised" in plant.broker.log, "a refusal")
     assert not agent._bus.online
     assert msgspec.structs.asdict(agent._spool.state())["spooled"] == 0
+
+
+def test_the_best_of_each_window_are_events_and_the_last_window_ends_with_the_source(
+    plant: Plant, run: Callable[..., Agent]
+) -> None:
+    made = pictures(plant.folder / "pictures")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    triage = 'strategy = "margin"\nmargin = 1.0\nwindow = 5\ntop = 2\nwindow_s = 3600\naudit = 0.0\nduplicate = 1.01\n'
+    run(plant.configure(triage=triage))
+    wait_until(lambda: len(plant.hub.disk) == 6, "two of each window", seconds=20)
+    wait_until(lambda: plant.reported and plant.reported.frames.ended, "the end of the source")
+    assert {event.why for event, _ in plant.hub.disk.values()} == {"margin"}
+    places = sorted(list(made.values()).index(data) // 5 for _, data in plant.hub.disk.values())
+    assert places == [0, 0, 1, 1, 2, 2]
+    assert plant.reported is not None
+    assert (plant.reported.settings["strategy"], plant.reported.settings["skipped"]) == ("margin", "")
+    assert plant.reported.spool.unspooled == 0
+
+
+def test_what_waits_is_valued_by_the_next_head(plant: Plant, run: Callable[..., Agent]) -> None:
+    """Eleven events wait in the spool of a camera whose hub is silent; a steeper head comes."""
+    pictures(plant.folder / "pictures")
+    plant.hub.accepts = False
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    agent = run(plant.configure())
+    wait_until(lambda: plant.reported and plant.reported.spool.left == PICTURES, "all events", seconds=20)
+    before = {one.id: one.value for one in agent._spool.offers()}
+    plant.registry.release(8, STEEP)
+    plant.registry.plan(8)
+    wait_until(lambda: all(one.value < before[one.id] for one in agent._spool.offers()), "other values", seconds=20)
+    plant.hub.accepts = True
+    wait_until(lambda: len(plant.hub.disk) == PICTURES, "all events", seconds=20)
+    assert all(event.value < before[event.id] for event, _ in plant.hub.disk.values())
+    assert {event.release for event, _ in plant.hub.disk.values()} == {7}, "what the camera saw is as it was"

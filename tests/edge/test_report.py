@@ -70,6 +70,8 @@ def reporting(
     spool = Spool(tmp_path / "spool", limit=1 << 20, quarantine_limit=0, keep_s=0, clock=clock)
     errors: Counter[str] = Counter()
     settings = make_settings(report_s=3600, triage={"low_score": 0.7})
+    triage: Triage[object] = Triage(settings.triage)
+    triage.model(["good", "defect"])
     one = Reporting(
         settings,
         boot="b00t",
@@ -83,7 +85,7 @@ def reporting(
         ),
         low=LowScores(clock),
         errors=errors,
-        triage=Triage(settings.triage),
+        triage=triage,
     )
     bus.start(Recorder())
     one.start()
@@ -111,7 +113,14 @@ def test_a_change_is_reported_at_once_and_retained(
     assert (said.boot, said.project, said.release, said.floor, said.plan_floor) == ("b00t", "cells", 0, 4, 9)
     assert (said.frames.captured, said.frames.dropped, said.frames.unreadable) == (5, 2, 1)
     assert (said.spool.spooled, said.spool.left, said.errors) == (1, 1, {"message": 3})
-    assert (said.clock, said.time, said.settings["low_score"]) == ("synchronised", clock.utc(), 0.7)
+    assert (said.clock, said.time) == ("synchronised", clock.utc())
+    assert said.settings == {
+        "strategy": "mix",
+        "skipped": "novelty: the release has no references",
+        "low_score": 0.7,
+        "audit": 0.01,
+        "spool_mb": 512,
+    }
     assert said.triage == TriageState(source="edge", settings={"low_score": 0.7}, refused="too new")
 
 

@@ -607,3 +607,46 @@ def test_a_ghost_on_a_real_broker_is_sent_nothing_and_the_hub_that_comes_gets_al
         ghost.stop()
         if hub is not None:
             hub.stop()
+
+
+# ------------------------------------------------------------------------------------ values that change
+
+
+def test_what_waits_goes_by_its_new_value(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
+    camera = make_camera()
+    camera.add(*range(6))
+    camera.sending.revalued(camera.spool.revalue({ident(n): n / 10 for n in range(6)}))
+    hub = make_hub()
+    camera.wait_empty()
+    assert hub.offers == [ident(n) for n in (5, 4, 3, 2, 1, 0)]
+    assert {event.id: event.value for event, _ in hub.disk.values()} == {ident(n): n / 10 for n in range(6)}
+
+
+def test_what_is_being_sent_is_left_as_it_is(make_camera: MakeCamera, make_hub: Callable[..., FakeHub]) -> None:
+    hub = make_hub(Limits(credit_total=3000, credit_camera=3000, credit_first=3000))
+    hub.stores = False
+    camera = make_camera()
+    camera.add(0, 1, 2, size=2500)
+    wait_until(lambda: hub.offers, "the first offer")
+    camera.sending.revalued(camera.spool.revalue({ident(0): 0.0, ident(1): 0.1, ident(2): 0.9}))
+    hub.stores = True
+    camera.wait_empty()
+    assert [one for n, one in enumerate(hub.offers) if one not in hub.offers[:n]] == [ident(0), ident(2), ident(1)]
+    assert {data for _, data in hub.disk.values()} == {event_of(n, size=2500)[1] for n in range(3)}
+
+
+def test_a_more_valuable_one_overtakes_what_the_sender_was_told_of(
+    make_camera: MakeCamera, make_hub: Callable[..., FakeHub]
+) -> None:
+    hub = make_hub()
+    hub.accepts = False
+    camera = make_camera()
+    wait_until(lambda: camera.sending._sender.hub_lives(SystemClock().monotonic()), "the hub")
+    camera.add(0)
+    wait_until(lambda: camera.sending._next, "the sender to be told")
+    camera.spool.add(*(late := event_of(9, value=0.95)))
+    camera.sending.spooled(offer_of(late[0]))
+    hub.accepts = True
+    camera.wait_empty()
+    assert hub.offers == [ident(9), ident(0)]
+    assert camera.sending._next == {}

@@ -1039,3 +1039,71 @@ def test_a_crash_while_refusing(tmp_path: Path) -> None:
     assert ids(spool) == [ident(1)]
     spool.refused(ident(1), "no")
     assert balanced(opened(tmp_path).state()).quarantined == 1
+
+
+# ------------------------------------------------------------------------------------ the random sample
+
+
+def with_room_for_audits(folder: Path, *, limit: int = 10 * EVENT, audit: int = 3 * EVENT) -> Spool:
+    return Spool(folder, limit=limit, audit_limit=audit, quarantine_limit=0, keep_s=3600, clock=FakeClock())
+
+
+def test_audit_events_have_their_own_room_and_the_oldest_goes_first(tmp_path: Path) -> None:
+    """What is left is the whole sample of a shorter time; other events, however valuable, take none of it."""
+    spool = with_room_for_audits(tmp_path)
+    for n in range(20):
+        spool.add(*event_of(n, value=1.0, why="audit"))
+        spool.add(*event_of(100 + n, value=0.9 + n / 1000))
+    assert ids(spool) == [ident(n) for n in (17, 18, 19, *range(113, 120))]
+    for one in (spool, with_room_for_audits(tmp_path)):
+        state = balanced(one.state())
+        assert (state.audit_left, state.audit_dropped, state.dropped, state.bytes) == (3, 17, 30, 10 * EVENT)
+
+
+def test_an_audit_event_takes_no_room_of_others(tmp_path: Path) -> None:
+    spool = with_room_for_audits(tmp_path)
+    for n in range(7):
+        spool.add(*event_of(n, value=0.1))
+    for n in range(10, 20):
+        spool.add(*event_of(n, value=1.0, why="audit"))
+    assert ids(spool) == [ident(n) for n in (*range(7), 17, 18, 19)]
+    spool.stored([ident(18), ident(0)])
+    spool.add(*event_of(30, value=0.2))
+    assert balanced(spool.state()).left == 9, "kept copies go before anything that waits"
+    assert ident(17) in ids(spool)
+    with pytest.raises(SpoolError, match="full"):
+        spool.add(*event_of(40, size=4 * EVENT, value=1.0, why="audit"))
+    state = balanced(spool.state())
+    assert (state.audit_unspooled, state.unspooled, state.audit_dropped) == (1, 1, 7)
+    spool.not_written(audit=True)
+    assert (spool.state().audit_unspooled, spool.state().unspooled) == (2, 2)
+
+
+def test_a_damaged_audit_event_is_missing_of_the_sample(tmp_path: Path) -> None:
+    spool = with_room_for_audits(tmp_path)
+    spool.add(*event_of(1, why="audit"))
+    (tmp_path / f"{ident(1)}_IM.png").write_bytes(b"cut")
+    assert spool.image(ident(1)) is None
+    assert (balanced(spool.state()).audit_dropped, spool.state().torn) == (1, 1)
+    assert with_room_for_audits(tmp_path).state().audit_dropped == 1
+
+
+def test_without_room_of_their_own_audit_events_share(tmp_path: Path) -> None:
+    spool = opened(tmp_path, limit=3 * EVENT)
+    for n, why in enumerate(["audit", "low_score", "audit"]):
+        spool.add(*event_of(n, value=1.0 if why == "audit" else 0.6, why=why))
+    spool.add(*event_of(5, value=0.7))
+    assert ids(spool) == [ident(0), ident(2), ident(5)]
+    state = spool.state()
+    assert (state.audit_left, state.audit_dropped) == (2, 0)
+
+
+def test_audit_drops_are_counted_through_a_folded_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge.journal, "JOURNAL_LIMIT", 300)
+    spool = with_room_for_audits(tmp_path)
+    for n in range(25):
+        spool.add(*event_of(n, value=1.0, why="audit"))
+        spool.sweep()
+    assert (tmp_path / "journal.jsonl").stat().st_size < 600
+    for one in (spool, with_room_for_audits(tmp_path)):
+        assert (balanced(one.state()).audit_dropped, one.state().dropped) == (22, 22)

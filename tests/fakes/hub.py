@@ -238,22 +238,24 @@ def _keys(folder: Path) -> hub_keys.Keys:
 
 @dataclass
 class Parts:
-    """A model as bytes: three parts and what goes into the manifest."""
+    """A model as bytes: its parts, references or not, and what goes into the manifest."""
 
     backbone: bytes
     head: bytes
     golden: bytes
     probabilities: list[list[float]]
     size: int
+    references: bytes = b""
 
     def spec(self) -> ModelSpec:
         return ModelSpec(
             backbone=part(self.backbone), head=part(self.head), golden=part(self.golden), classes=CLASSES,
             preprocess=Preprocess(size=self.size), golden_probabilities=self.probabilities,
+            references=part(self.references) if self.references else None,
         )  # fmt: skip
 
     def blobs(self) -> list[bytes]:
-        return [self.golden, self.backbone, self.head]
+        return [self.golden, self.backbone, *([self.references] if self.references else []), self.head]
 
 
 def part(data: bytes) -> PartSpec:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from hub import keys, release
+from hub import keys, named, release
 from hub.rollout import Progress, groups
 from hub.tables import Camera, Rollout, Run
 from shared import topics
@@ -41,14 +41,15 @@ def pair(tmp_path, clock):
     return keys.load(tmp_path / "keys")
 
 
-def finished_run(store, head, backbone=BACKBONE, golden=GOLDEN):
-    names = store.blobs.put([backbone, head, golden])
+def finished_run(store, head, backbone=BACKBONE, golden=GOLDEN, **more):
+    parts = {"backbone": backbone, "head": head, "golden": golden, **more}
+    names = store.blobs.put(list(parts.values()))
     with store.write() as session:
         run = Run(
             project="cells",
             state="done",
             created_at=NOW,
-            parts=dict(zip(("backbone", "head", "golden"), names, strict=True)),
+            parts=dict(zip(parts, names, strict=True)),
             golden_probabilities=[[0.25, 0.75]],
             settings={"classes": CLASSES, "preprocess": msgspec.to_builtins(HOW)},
         )
@@ -90,6 +91,17 @@ def test_a_manifest_verifies_and_names_everything(store, pair):
         part = got.model.parts()[name]
         assert (part.sha256, part.size) == (hashlib.sha256(data).hexdigest(), len(data))
     assert msgspec.convert(row.model, ModelSpec) == got.model
+
+
+def test_references_travel_with_the_release_and_cost_nothing_twice(store, pair):
+    rows = [make_release(store, pair, head=b"head %d" % one, references=b"rows" * 99) for one in range(2)]
+    got = open_signed(rows[1].envelope, RELEASE_TYPE, Manifest, reader(pair)).model.references
+    assert (got.sha256, got.size) == (hashlib.sha256(b"rows" * 99).hexdigest(), 396)
+    assert rows[1].new_bytes == len(b"head 1") + len(rows[1].envelope)
+    bare = make_release(store, pair, head=b"head 2")
+    assert open_signed(bare.envelope, RELEASE_TYPE, Manifest, reader(pair)).model.references is None
+    with store.read() as session:
+        assert named.parts(session)[got.sha256] == "references of release 1"
 
 
 def test_numbers_grow_and_each_release_names_the_one_before(store, pair):

@@ -17,6 +17,7 @@ from hub.train import train_head
 from shared.errors import RunCancelledError, TrainError
 from shared.litert import Model, Part
 from shared.manifest import ModelSpec, PartSpec
+from shared.references import decode as decode_references
 from tests.fakes.listener import wait_until
 from tests.hub.making import CLASSES, NOW, QUICK, add_image, add_vector, picture
 
@@ -134,6 +135,7 @@ def test_the_first_run_makes_a_model_that_works(learned):
     assert run.snapshot == snapshot(store, "cells", CLASSES).sha256
     assert len(run.curve) > 1
     assert np.shape(run.golden_probabilities) == (4, 2)
+    assert len(decode_references(store.blobs.read(run.parts["references"]), 1280)) == 16 // 4
     backbone, head = (Part(store.blobs.read(run.parts[one]), name=one) for one in ("backbone", "head"))
     model = Model(backbone, head, CLASSES, settings.project.preprocess)
     from shared.preprocess import decode
@@ -167,6 +169,7 @@ def test_a_model_that_is_right_where_the_old_one_was_wrong_is_better(learned, cl
     assert len(run.comparison["fixed"]) > 40
     assert run.before["auc"]["value"] < 0.1 < run.evaluation["auc"]["value"]
     assert run.parts["golden"] == first.parts["golden"]
+    assert run.parts["references"] == first.parts["references"]
 
 
 def test_a_model_that_learned_nonsense_is_worse(learned, clock):

@@ -352,7 +352,9 @@ def test_the_first_group_that_holds_a_camera_decides() -> None:
 
 
 def test_parts_by_name() -> None:
-    assert set(MODEL.parts()) == {"golden", "backbone", "head"}
+    assert list(MODEL.parts()) == ["golden", "backbone", "head"]
+    more = msgspec.structs.replace(MODEL, references=MODEL.golden)
+    assert list(more.parts()) == ["golden", "backbone", "references", "head"]
 
 
 # ------------------------------------------------------------------------------------ anything at all

@@ -129,6 +129,10 @@ function show(one) {
 }
 
 function guess(item) {
+  if (item.blind) {
+    $("guess").append(text("p", "Asked blind", "big"), text("p", "This image is of the random sample that measures the model. What the model said is shown once it is labelled.", "sub"));
+    return;
+  }
   const best = Object.entries(item.scores).sort((a, b) => b[1] - a[1]).slice(0, 4);
   if (!best.length) {
     $("guess").append(text("p", "No model has seen this image.", "sub"));

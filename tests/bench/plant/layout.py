@@ -121,6 +121,9 @@ source = "frames"
 watch = true
 queue = 64
 [triage]
+strategy = "low_score"
+window = 1
+top = 1
 low_score = 1.0
 audit = 0.05
 duplicate = 1.01

@@ -262,7 +262,7 @@ def _images(made: Seeded, count: int) -> None:
                 guess=max(scores, key=lambda one: scores[one]),
                 score=max(scores.values()),
                 scores=scores,
-                why="low_score" if number % 6 else "random",
+                why="low_score" if number % 6 else "audit",
                 probability=1.0 if number % 6 else 0.01,
                 width=0 if number == 3 else 300,
                 height=0 if number == 3 else 300,

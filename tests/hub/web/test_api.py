@@ -132,6 +132,26 @@ def test_the_queue_leaves_out_what_is_shown_elsewhere(web: TestClient) -> None:
     ].keys()
 
 
+def test_an_image_of_the_random_sample_is_asked_blind_until_it_is_labelled(web: TestClient) -> None:
+    waiting = web.get("/api/queue?count=50").json()["items"]
+    blind = [one for one in waiting if one["why"] == "audit"]
+    assert blind
+    assert all((one["guess"], one["score"], one["scores"], one["blind"]) == ("", None, {}, True) for one in blind)
+    assert all(one["guess"] and one["scores"] and not one["blind"] for one in waiting if one["why"] != "audit")
+    image = blind[0]["id"]
+    listed = web.get("/api/images?state=waiting&limit=200").json()["items"]
+    assert {one["score"] for one in listed if one["why"] == "audit"} == {None}
+    page = web.get(f"/images/{image}").text
+    assert "it is of the random sample" in page
+    assert 'class="scores"' not in page
+    label = web.post("/api/labels", json={"image": image, "name": "defect", "operator": "Mira"}).json()
+    told = web.get(f"/api/images/{image}").json()
+    assert (told["blind"], told["guess"] != "", told["score"] == max(told["scores"].values())) == (False, True, True)
+    assert "it is of the random sample" not in web.get(f"/images/{image}").text
+    web.post("/api/undo", json={"operator": "Mira", "label": label["id"]})
+    assert web.get(f"/api/images/{image}").json()["scores"] == {}, "whoever decides anew is asked blind, too"
+
+
 def test_a_label_counts_once_however_often_it_is_sent(web: TestClient, made: Seeded) -> None:
     image = first(web)
     before = made.desk.counts()

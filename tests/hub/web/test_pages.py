@@ -197,6 +197,17 @@ def test_the_first_visit_asks_for_a_name_and_a_touch_labels(open_page: Open, mad
     assert page.evaluate("localStorage.getItem('hone.operator')") == "Ute"
 
 
+def test_an_image_of_the_random_sample_is_shown_without_what_the_model_said(open_page: Open, made: Seeded) -> None:
+    with made.store.write() as session:
+        for image in session.exec(select(Image).where(Image.split == "pool", col(Image.decided).is_(False))):
+            image.why = "audit"
+            session.add(image)
+    page = open_page("/label").page
+    expect(page.locator("#guess .big")).to_have_text("Asked blind")
+    expect(page.locator("#guess .scores, #buttons .guessed")).to_have_count(0)
+    expect(page.locator("#buttons .hint").first).to_have_text("")
+
+
 def test_a_name_of_a_class_is_text_not_markup(open_page: Open, made: Seeded) -> None:
     with made.store.write() as session:
         image = session.get(Image, 9)

@@ -51,8 +51,10 @@ def test_a_preview_says_what_the_model_said_and_how_it_stands(web: TestClient, m
     assert (one["id"], one["camera"], one["why"], one["value"], one["probability"]) == (
         5, "line-2/top", "audit", 1.0, 0.01,
     )  # fmt: skip
-    assert one["guess"] == max(one["scores"], key=one["scores"].get)
-    assert one["score"] == max(one["scores"].values())
+    assert (one["guess"], one["score"], one["scores"], one["blind"]) == ("", None, {}, True)
+    other = found["items"][5]
+    assert other["guess"] == max(other["scores"], key=other["scores"].get)
+    assert (other["score"], other["blind"]) == (max(other["scores"].values()), False)
     assert (one["size"], one["release"], one["asked_at"]) == (61_300 + 4 * 997, 3, None)
     assert one["thumb"] == "/api/previews/5/thumbnail"
     assert [one["thumb"] for one in found["items"] if one["id"] == BARE] == [""]
@@ -191,7 +193,8 @@ def test_a_click_asks_for_the_image_and_it_comes_to_the_label_queue(open_page: O
     expect(page.locator("h1")).to_have_text("Previews")
     expect(page.locator("#nav-images")).to_have_attribute("aria-current", "page")
     expect(page.locator(".grid > li")).to_have_count(9)
-    expect(page.locator("#preview-5 .what")).to_have_text(web_guess(made, 5))
+    expect(page.locator("#preview-4 .what")).to_have_text(web_guess(made, 4))
+    expect(page.locator("#preview-5 .what")).to_have_text("asked blind")
     for number in (2, 5, 9):
         assert (
             page.locator(f"#preview-{number} img").evaluate("one => one.decode().then(() => one.naturalWidth)") == 128
