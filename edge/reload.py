@@ -318,7 +318,7 @@ class Reload:
         parts = {}
         for name, part in (("backbone", spec.backbone), ("head", spec.head)):
             parts[name] = Part(self._shelf.read(part), name=name, threads=self._threads)
-        model = Model(parts["backbone"], parts["head"], spec.classes, spec.preprocess)
+        model = Model(parts["backbone"], parts["head"], spec.classes, spec.preprocess, spec.thresholds)
         model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
         try:
             result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)

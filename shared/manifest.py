@@ -48,7 +48,8 @@ class PartSpec(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model: its parts, classes in order of the head's outputs, preprocessing, and what it must compute.
 
-    golden_probabilities: what the head gives for each golden input, [inputs][classes].
+    golden_probabilities: what the head gives for each golden input, [inputs][classes]. thresholds: one a class; the
+    label is the class whose probability is the largest multiple of its threshold. Empty: the most probable class.
     """
 
     backbone: PartSpec
@@ -58,6 +59,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess = Preprocess()
     golden_probabilities: list[list[float]] = []
     tolerances: Tolerances = Tolerances()
+    thresholds: list[Annotated[float, Meta(gt=0, le=1)]] = []
 
     def parts(self) -> dict[str, PartSpec]:
         """The parts by name, in the order in which they are fetched."""
