@@ -349,7 +349,7 @@ class Reload:
         backbone = Part(self._shelf.read(spec.backbone), name="backbone", threads=self._threads)
         head_bytes = self._shelf.read(spec.head)
         head = Part(head_bytes, name="head", threads=self._threads)
-        model = Model(backbone, head, spec.classes, spec.preprocess)
+        model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
         rows = None
         if spec.references is not None:
             rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])

@@ -112,7 +112,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from sqlmodel import col, select
 
     from hub.policies import Policies
-    from hub.run import execute
+    from hub.run import again, execute
     from hub.settings import find_config, read
     from hub.store import open_store
     from hub.tables import Run
@@ -121,6 +121,8 @@ def _train(arguments: argparse.Namespace) -> int:
     store = open_store(file)
     settings = Policies(file, store, clock).now()
     run_id = arguments.run
+    if arguments.again is not None:
+        run_id = again(settings, store, arguments.again, clock)
     if run_id is None:
         with store.write() as session:
             run = Run(project=settings.project.name, why=arguments.why, created_at=clock.utc())
@@ -130,9 +132,18 @@ def _train(arguments: argparse.Namespace) -> int:
     execute(settings, store, run_id, clock)
     with store.read() as session:
         run = session.exec(select(Run).where(col(Run.id) == run_id)).one()
+        old = session.get(Run, arguments.again) if arguments.again is not None else None
     auc = (run.evaluation.get("auc") or {}).get("value")
     _say(f"run {run_id}: {run.verdict} ({run.reason})" + (f", AUC {auc:.3f} on the holdout" if auc else ""))
-    return 0
+    if old is None:
+        return 0
+    differ = [name for name in ("backbone", "head", "snapshot") if run.parts.get(name) != old.parts.get(name)]
+    versions = [f"{name} {one}" for name, one in old.versions.items() if run.versions.get(name) != one]
+    if not differ:
+        _say(f"the same as run {old.id}, bit by bit")
+        return 0
+    _say(f"not the same as run {old.id}: {', '.join(differ)}; that had {', '.join(versions) or 'the same versions'}")
+    return 1
 
 
 def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str, object] | None) -> dict[str, object]:
@@ -255,21 +266,64 @@ def _fsck(arguments: argparse.Namespace) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
-    from hub.importer import import_folder
+    from hub.formats import Bad
+    from hub.importer import import_folder, import_rows, read_list
     from hub.settings import find_config, read
     from hub.store import open_store
 
     settings = read(find_config(arguments.config))
+    if arguments.empty and arguments.empty not in settings.project.classes:
+        raise ConfigError(f"--empty {arguments.empty} is not one of {', '.join(settings.project.classes)}")
+    if arguments.format == "folder" and arguments.split is None:
+        raise ConfigError("--split is required for a folder per class", remedy="Give --split train, or holdout")
     with Progress() as bar:
         task = bar.add_task("importing", total=None)
 
         def show(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
+        clock, path, split = SystemClock(), arguments.folder, arguments.split
+        if arguments.format == "folder":
+            store = open_store(settings)
+            added, known = import_folder(settings, store, path, split, clock, progress=show)
+            bad: list[Bad] = []
+        else:
+            rows, bad = read_list(arguments.format, path, arguments.empty)
+            base = arguments.images or path.parent
+            store = open_store(settings)
+            done = import_rows(settings, store, rows, base, clock, split=split or "", progress=show)
+            added, known = done.added, done.known
+            bad = [*bad, *done.bad]
+    store.close()
+    for one in bad:
+        _say(f"not imported: {one.where}: {one.why}")
+    where = f" to {split}" if split else ""
+    _say(f"{added} images added{where}, {known} were there already" + (f", {len(bad)} not imported" if bad else ""))
+    return 1 if bad else 0
+
+
+def _export_data(arguments: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    from hub.exporter import export_data
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    settings = read(find_config(arguments.config))
+    with Progress() as bar:
+        task = bar.add_task("exporting", total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
         store = open_store(settings)
-        added, known = import_folder(settings, store, arguments.folder, arguments.split, SystemClock(), progress=show)
-    _say(f"{added} images added to {arguments.split}, {known} were there already")
-    return 0
+        done = export_data(settings, store, arguments.format, arguments.folder, progress=show)
+    store.close()
+    for one in done.bad:
+        _say(f"not exported: {one.where}: {one.why}")
+    missing = f", {len(done.bad)} not" if done.bad else ""
+    _say(f"{done.images} labelled images written to {arguments.folder}{missing}")
+    return 1 if done.bad else 0
 
 
 def _keys(arguments: argparse.Namespace) -> int:
@@ -331,6 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--only", action="store_true", help="take over no other site when its collector has died")
     train = add("train", _train, "train once and evaluate against the release in use; does not release")
     train.add_argument("--run", type=int, help="number of a queued run (default: a new one)")
+    train.add_argument("--again", type=int, metavar="N", help="repeat run N with its settings and data")
     train.add_argument("--why", default="by hand", help="a note on why")
     release = add("release", _release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")
@@ -359,9 +414,20 @@ def _parser() -> argparse.ArgumentParser:
     restore.add_argument(
         "--incomplete", action="store_true", help="also when the backup lacks images; they are marked lost"
     )
-    images = add("import", _import, "import labelled images from a folder with a folder per class")
+    formats = ("folder", "coco", "csv", "label-studio")
+    images = add(
+        "import", _import, "import labelled images: a folder per class, or a list in COCO, CSV, Label Studio JSON"
+    )
     images.add_argument("folder", type=Path)
-    images.add_argument("--split", choices=("train", "holdout"), required=True, help="to learn from, or to prove on")
+    images.add_argument(
+        "--split", choices=("train", "holdout"), help="to learn from, or to prove on, where no list says"
+    )
+    images.add_argument("--format", choices=formats, default="folder", help="of what is imported (default: folder)")
+    images.add_argument("--images", type=Path, help="folder of a list's relative paths (default: that of the list)")
+    images.add_argument("--empty", default="", metavar="CLASS", help="of images without any annotation in COCO")
+    data = add("export-data", _export_data, "write all labelled images with their labels into an empty folder")
+    data.add_argument("folder", type=Path)
+    data.add_argument("--format", choices=formats, required=True, help="as other programs read it")
     add("keys", _keys, "make the hub's keys if there are none, and print the root key for the cameras")
     broker = add("broker", _broker, "write a mosquitto configuration with an account per camera", config=False)
     broker.add_argument("--folder", type=Path, default=Path("broker"), help="where to (default: broker)")

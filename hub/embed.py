@@ -20,13 +20,15 @@ ROWS = 500  # ids in one query: databases bound the number of parameters
 def load(store: Store, backbone: str, image_ids: Sequence[int]) -> dict[int, NDArray[np.float32]]:
     """The embeddings that are there: image id -> float32 [dims]."""
     found: dict[int, NDArray[np.float32]] = {}
-    with store.read() as session:
+    with store.reading() as connection:
         for start in range(0, len(image_ids), ROWS):
             some = list(image_ids[start : start + ROWS])
-            rows = session.exec(
-                select(Embedding).where(Embedding.backbone == backbone, col(Embedding.image_id).in_(some))
+            rows = connection.execute(
+                select(Embedding.image_id, Embedding.vector).where(
+                    Embedding.backbone == backbone, col(Embedding.image_id).in_(some)
+                )
             )
-            found.update({row.image_id: np.frombuffer(row.vector, "<f4").astype(np.float32) for row in rows})
+            found.update({one: np.frombuffer(vector, "<f4").astype(np.float32) for one, vector in rows})
     return found
 
 

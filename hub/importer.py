@@ -1,12 +1,14 @@
-"""Import: labelled images from a folder with a folder per class (ImageFolder), as training data or as holdout."""
+"""Import: labelled images from a folder per class (ImageFolder) or a list in a file, as training data or holdout."""
 
 import uuid
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from sqlmodel import select
 
 from hub import lost
+from hub.formats import SPLITS, Bad, Row, read_coco, read_csv, read_label_studio
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Image, Label
@@ -16,11 +18,20 @@ from shared.files import sha256_hex
 from shared.preprocess import decode
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-SPLITS = ("train", "holdout")
+FORMATS = ("folder", "coco", "csv", "label-studio")
 OPERATOR = "import"
 BATCH = 64
 # Imported images have no event; their identity is their content, so that a second import adds nothing.
 NAMESPACE = uuid.UUID("5f1d9a38-7a52-4a41-9d64-3a6f0d6f2f3c")
+
+
+@dataclass(slots=True)
+class Imported:
+    """Every row is in one of these. known: there already, with the same label and split. bad: not taken."""
+
+    added: int = 0
+    known: int = 0
+    bad: list[Bad] = field(default_factory=list)
 
 
 def import_folder(
@@ -47,11 +58,74 @@ def import_folder(
             raise ImageError(
                 error.what, subject=str(path), remedy="Remove it or mend it; nothing was imported"
             ) from error
-    added = 0
-    for start in range(0, len(files), BATCH):
-        added += _store_some(settings, store, files[start : start + BATCH], split, clock)
-        progress(min(start + BATCH, len(files)), len(files))
-    return added, len(files) - added
+    rows = [Row(str(path), str(path), name, split) for path, name in files]
+    done = import_rows(settings, store, rows, folder, clock, progress=progress)
+    return done.added, len(files) - done.added
+
+
+def read_list(kind: str, path: Path, empty: str = "") -> tuple[list[Row], list[Bad]]:
+    """The rows of a file of one of FORMATS but "folder"; empty: see `hub.formats.read_coco`. ConfigError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", subject=str(path)) from error
+    try:
+        if kind == "coco":
+            return read_coco(data, empty)
+        return read_csv(data) if kind == "csv" else read_label_studio(data)
+    except ConfigError as error:
+        raise ConfigError(error.what, subject=str(path), remedy=error.remedy) from error
+
+
+def import_rows(
+    settings: HubSettings,
+    store: Store,
+    rows: Sequence[Row],
+    base: Path,
+    clock: Clock,
+    *,
+    split: str = "",
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Imported:
+    """Store the images of `rows`; each is judged by itself, and none stops the others.
+
+    base: folder of relative paths. split: of rows that name none; ConfigError if there are such and it is empty.
+    """
+    if not split and any(not row.split for row in rows):
+        raise ConfigError("the file does not say what is for training", remedy="Give --split")
+    done = Imported()
+    for start in range(0, len(rows), BATCH):
+        good: list[tuple[Row, bytes]] = []
+        for row in rows[start : start + BATCH]:
+            data = _judged(settings, row, base)
+            if isinstance(data, Bad):
+                done.bad.append(data)
+            else:
+                good.append((Row(row.where, row.path, row.label, row.split or split), data))
+        _store_some(settings, store, good, done, clock)
+        progress(min(start + BATCH, len(rows)), len(rows))
+    return done
+
+
+def _judged(settings: HubSettings, row: Row, base: Path) -> bytes | Bad:
+    """The bytes of a row's image, or what is wrong with the row."""
+    if row.label not in settings.project.classes:
+        return Bad(row.where, f"{row.path}: {row.label!r} is not one of {', '.join(settings.project.classes)}")
+    if row.split not in ("", *SPLITS):
+        return Bad(row.where, f"{row.path}: {row.split!r} is not one of {', '.join(SPLITS)}")
+    if "://" in row.path:
+        return Bad(row.where, f"{row.path}: is not on this machine")
+    try:
+        path = base / row.path
+        if not path.is_file():  # as uploaded: another program's folder names are not ours
+            path = base / PurePosixPath(row.path).name
+        data = path.read_bytes()
+        decode(data)
+    except (OSError, ValueError) as error:  # a name with a zero byte is the latter
+        return Bad(row.where, f"{row.path}: cannot be read ({getattr(error, 'strerror', None) or error})")
+    except ImageError as error:
+        return Bad(row.where, f"{row.path}: {error.what}")
+    return data
 
 
 def _files(settings: HubSettings, folder: Path) -> list[tuple[Path, str]]:
@@ -73,19 +147,25 @@ def _files(settings: HubSettings, folder: Path) -> list[tuple[Path, str]]:
     return files
 
 
-def _store_some(settings: HubSettings, store: Store, files: list[tuple[Path, str]], split: str, clock: Clock) -> int:
-    """One batch: blobs first, then rows; returns how many were new."""
+def _store_some(
+    settings: HubSettings, store: Store, rows: Sequence[tuple[Row, bytes]], done: Imported, clock: Clock
+) -> None:
+    """One batch: blobs first, then rows."""
     project = settings.project.name
-    blobs = [path.read_bytes() for path, _ in files]
-    hashes = store.blobs.put(blobs)
+    hashes = store.blobs.put([data for _, data in rows])
     now = clock.utc()
-    added = 0
     with store.write() as session:
         lost.heal(session, hashes)
-        for (path, name), data in zip(files, blobs, strict=True):
+        for row, data in rows:
             sha256 = sha256_hex(data)
             event_id = str(uuid.uuid5(NAMESPACE, f"{project} {sha256}"))
-            if session.exec(select(Image.id).where(Image.camera == "", Image.event_id == event_id)).first():
+            there = session.exec(select(Image).where(Image.camera == "", Image.event_id == event_id)).first()
+            if there is not None:
+                if (there.label, there.split) == (row.label, row.split):
+                    done.known += 1
+                else:
+                    said = f"is there already as {there.label} in {there.split}; that stays"
+                    done.bad.append(Bad(row.where, f"{row.path}: {row.label} in {row.split}, but it {said}"))
                 continue
             height, width = decode(data).shape[:2]
             image = Image(
@@ -93,19 +173,18 @@ def _store_some(settings: HubSettings, store: Store, files: list[tuple[Path, str
                 project=project,
                 sha256=sha256,
                 size=len(data),
-                ext=path.suffix.lower().lstrip("."),
+                ext=PurePosixPath(row.path).suffix.lower().lstrip("."),
                 captured_at=now,
                 received_at=now,
-                split=split,
+                split=row.split,
                 state="verified",
                 why="import",
                 width=width,
                 height=height,
-                label=name,
+                label=row.label,
                 decided=True,
             )
             session.add(image)
             session.flush()
-            session.add(Label(image_id=image.id or 0, name=name, operator=OPERATOR, at=now))
-            added += 1
-    return added
+            session.add(Label(image_id=image.id or 0, name=row.label, operator=OPERATOR, at=now))
+            done.added += 1

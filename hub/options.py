@@ -16,8 +16,8 @@ import msgspec
 from msgspec import inspect as types
 
 from hub.settings import HubSettings, LabelSettings, RetrainSettings, RolloutSettings, TrainSettings
-from shared.errors import ConfigError, SettingError
-from shared.policy import TriageSettings, check
+from shared.errors import SettingError
+from shared.policy import TriageSettings
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "triage": TriageSettings,
@@ -131,11 +131,6 @@ def applied(settings: HubSettings, values: Mapping[str, Any]) -> HubSettings:
             fresh[section] = msgspec.convert(tree, kind, strict=True)
         except msgspec.ValidationError as error:
             raise refusal(dict.fromkeys(mine, f"does not go with the rest ({error})")) from error
-        if kind is TriageSettings:
-            try:
-                check(fresh[section], settings.project.classes)
-            except ConfigError as error:
-                raise refusal({error.subject: f"{error.what}. {error.remedy}"}) from error
     return msgspec.structs.replace(settings, **fresh)
 
 

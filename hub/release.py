@@ -35,6 +35,7 @@ from shared.policy import TriageSettings, to_wire
 from shared.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
+PARTS = ("backbone", "head", "golden")
 IN_FLIGHT = 1 << 20
 """Bytes of retained chunks that the broker may owe us an acknowledgement for."""
 MAX_WANTED = 10_000
@@ -48,7 +49,9 @@ def model_of(run: Run, store: Store) -> ModelSpec:
     """
     if run.state != "done" or not run.parts:
         raise TrainError(f"is {run.state} and has no model", subject=f"run {run.id}", remedy="Release a finished run")
-    parts = {name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in run.parts.items()}
+    parts = {
+        name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in run.parts.items() if name in PARTS
+    }
     return ModelSpec(
         backbone=parts["backbone"],
         head=parts["head"],
@@ -58,6 +61,7 @@ def model_of(run: Run, store: Store) -> ModelSpec:
         preprocess=msgspec.convert(run.settings["preprocess"], Preprocess),
         golden_probabilities=run.golden_probabilities,
         tolerances=Tolerances(),
+        thresholds=run.fit.get("thresholds", []),
     )
 
 

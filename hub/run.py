@@ -4,13 +4,12 @@ The row in the database is the truth: the process holds a lease on it and renews
 ran out is taken again by the daemon. Cancelling sets the state; the process sees it at its next step.
 """
 
+import dataclasses
 import hashlib
 import importlib.metadata
-import logging
-import os
-import threading
+import platform
+import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -19,119 +18,34 @@ from numpy.typing import NDArray
 from sqlmodel import col, select
 
 from hub import embed
+from hub.checkpoint import Checkpoint
+from hub.dataset import Snapshot, recalled, snapshot
 from hub.evaluate import compare, evaluate
-from hub.export import export_backbone, export_head, golden_part
-from hub.lost import LOST
+from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
+from hub.head import place_of
 from hub.references import references_part
-from hub.settings import HubSettings
+from hub.settings import HubSettings, TrainSettings
 from hub.store import Store
 from hub.tables import Image, Release, Run
-from hub.train import Progress, train_head
+from hub.thresholds import Decision, decide
+from hub.train import Trained, train_head
+from hub.underway import Lease, Story
 from shared.clock import Clock
 from shared.errors import HoneError, RunCancelledError, TrainError
 from shared.golden import decode as decode_golden
 from shared.golden import golden_outputs
 from shared.litert import Floats, Model, Part
 from shared.manifest import ModelSpec
-from shared.preprocess import decode
+from shared.preprocess import Pixels, Preprocess, decode
 
-log = logging.getLogger(__name__)
-LEASE = timedelta(seconds=30)
 GOLDEN_IMAGES = 4
 PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "numpy", "scikit-learn")
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, split) lines.
-
-    field_labels: how many of the images came from cameras, and so were labelled by operators.
-    """
-
-    ids: list[int]
-    labels: NDArray[np.int64]
-    holdout: NDArray[np.bool_]
-    sha256: str
-    field_labels: int
-
-
-def snapshot(store: Store, project: str, classes: list[str]) -> Snapshot:
-    """All labelled images: imported ones in their split, the field's for training. Holdout is never trained on."""
-    with store.read() as session:
-        rows = session.exec(
-            select(Image.id, Image.sha256, Image.label, Image.split)
-            .where(
-                Image.project == project, col(Image.label).in_(classes), col(Image.state).not_in(["unreadable", LOST])
-            )
-            .order_by(col(Image.id))
-        ).all()
-    held_out = {sha256 for _, sha256, _, split in rows if split == "holdout"}
-    # The same bytes may come again from the field: what is held out stays out of training.
-    kept = [row for row in rows if row[3] == "holdout" or row[1] not in held_out]
-    lines = "".join(f"{sha256} {label} {split}\n" for _, sha256, label, split in sorted(kept, key=lambda row: row[1:]))
-    return Snapshot(
-        ids=[image_id for image_id, *_ in kept if image_id is not None],
-        labels=np.array([classes.index(label or "") for _, _, label, _ in kept], np.int64),
-        holdout=np.array([split == "holdout" for *_, split in kept], bool),
-        sha256=hashlib.sha256(lines.encode()).hexdigest(),
-        field_labels=sum(split == "pool" for *_, split in kept),
-    )
-
-
-class _Lease:
-    """Renews the run's lease in the background and writes its progress; `check` raises once the run was cancelled."""
-
-    def __init__(self, store: Store, run_id: int, clock: Clock) -> None:
-        self._store = store
-        self._run_id = run_id
-        self._clock = clock
-        self._cancelled = threading.Event()
-        self._stop = threading.Event()
-        self._ours = False
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-
-    def __enter__(self) -> "_Lease":
-        self.write(
-            state="running", pid=os.getpid(), started_at=self._clock.utc(), progress=0.0, step="starting", error=""
-        )
-        self._ours = True
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(5)
-
-    def write(self, **fields: Any) -> None:
-        """Set fields of the run; RunCancelledError when it is no longer ours."""
-        with self._store.write() as session:
-            run = session.get(Run, self._run_id)
-            if run is None:
-                raise TrainError("does not exist", subject=f"run {self._run_id}")
-            # A process that stood still for long may find its run taken by another one.
-            if run.state not in ("queued", "running") or (self._ours and run.pid != os.getpid()):
-                self._cancelled.set()
-                raise RunCancelledError(f"is {run.state}", subject=f"run {self._run_id}")
-            run.sqlmodel_update({"lease_until": self._clock.utc() + LEASE, **fields})
-            session.add(run)
-
-    def check(self) -> None:
-        """RunCancelledError, if the run was cancelled."""
-        if self._cancelled.is_set():
-            raise RunCancelledError("was cancelled", subject=f"run {self._run_id}")
-
-    def _renew(self) -> None:
-        while not self._stop.wait(3.0):
-            try:
-                self.write()
-            except HoneError as error:
-                log.warning("lease: %s", error)
 
 
 def execute(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> None:
     """Do a queued run to its end; its row tells the outcome. TrainError when it cannot be done, and the row says so."""
     try:
-        with _Lease(store, run_id, clock) as lease:
+        with Lease(store, run_id, clock) as lease:
             fields = _work(settings, store, run_id, lease)
             lease.write(**fields, state="done", progress=1.0, step="done", ended_at=clock.utc(), lease_until=None)
     except RunCancelledError:
@@ -145,15 +59,16 @@ def execute(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> N
         raise
 
 
-def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> dict[str, Any]:
+def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dict[str, Any]:
     """The steps in their order; returns what the finished row says."""
     project, how = settings.project, settings.project.preprocess
-    data = snapshot(store, project.name, project.classes)
+    train_settings, data = _given(settings, store, run_id)
     train, holdout = ~data.holdout, data.holdout
     if not train.any():
         raise TrainError(
             "there are no labelled images", subject=f"run {run_id}", remedy="Label some, or: hone-hub import FOLDER"
         )
+    store.blobs.put([data.lines])
     lease.write(
         step="preparing the backbone",
         snapshot=data.sha256,
@@ -161,40 +76,62 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
         train_images=int(train.sum()),
         holdout_images=int(holdout.sum()),
         settings={
-            **msgspec.to_builtins(settings.train),
+            **msgspec.to_builtins(train_settings),
             "classes": project.classes,
             "preprocess": msgspec.to_builtins(how),
         },
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=_versions(),
     )
-    backbone_bytes = export_backbone(settings.cache_folder, how)
-    [backbone] = store.blobs.put([backbone_bytes])
+    backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone)
     part = Part(backbone_bytes, name="backbone")
-
-    def embedded(done: int, total: int) -> None:
-        lease.check()
-        if done % 16 == 0 or done == total:
-            lease.write(step=f"embedding images ({done} of {total})", progress=0.05 + 0.45 * done / total)
-
-    vectors = embed.complete(store, backbone, part, how, data.ids, progress=embedded)
+    if train_settings.backbone:
+        check_backbone(part, _pictures(store, _golden_ids(data, np.ones(len(data.ids), bool))), how)
+    [backbone] = store.blobs.put([backbone_bytes])
+    vectors = _embedded(store, (backbone, part), how, data.ids, lease, span=(0.05, 0.5))
     usable = np.array([one in vectors for one in data.ids], bool)
     if not (train & usable).any():
         raise TrainError(
             "no labelled image can be decoded", subject=f"run {run_id}", remedy="Run: hone-hub fsck --deep"
         )
     x = np.stack([vectors[one] for one in data.ids if one in vectors])
+    ids = [one for one in data.ids if one in vectors]
     y, train, holdout = data.labels[usable], train[usable], holdout[usable]
 
-    curve: list[float] = []
-
-    def trained(progress: Progress) -> None:
-        lease.check()
-        curve.append(round(progress.loss, 5))
-        share = progress.step / max(1, progress.steps)
-        lease.write(step=f"training ({progress.step} of {progress.steps})", progress=0.5 + 0.3 * share, curve=curve)
-
     lease.write(step="training", progress=0.5)
-    result = train_head(x[train], y[train], len(project.classes), settings.train, trained)
+    story = Story(lease)
+    checkpoint = _checkpoint(settings, run_id, train_settings, data)
+    if train_settings.kind == "linear":
+        result = train_head(x[train], y[train], len(project.classes), train_settings, story.told)
+    elif train_settings.kind == "mlp":
+        from hub.mlp import train_mlp
+
+        result = train_mlp(
+            *(x[train], y[train], len(project.classes), train_settings, story.told),
+            checkpoint=checkpoint,
+            check=lease.check,
+        )
+    else:
+        from hub.finetune import finetune
+
+        hashes = _hashes(store, ids)
+        to_train = [one for one, trained in zip(ids, train, strict=True) if trained]
+        tuned = finetune(
+            lambda row: decode(store.blobs.read(hashes[to_train[row]])),
+            *(x[train], y[train], len(project.classes), how),
+            settings=train_settings,
+            progress=story.told,
+            checkpoint=checkpoint,
+            check=lease.check,
+        )
+        lease.write(step="converting the backbone", progress=0.7)
+        backbone_bytes = convert(tuned.net, how.size)
+        [backbone] = store.blobs.put([backbone_bytes])
+        part = Part(backbone_bytes, name="backbone")
+        # All images: the label queue and the novelty of what comes need them by the backbone that cameras will run.
+        every = sorted({*ids, *_all_images(store, project.name)})
+        vectors = _embedded(store, (backbone, part), how, every, lease, span=(0.72, 0.82))
+        x = np.stack([vectors[one] for one in ids])
+        result = _placed(tuned.trained, x[train], train_settings)
 
     lease.write(step="exporting", progress=0.82)
     head_bytes = export_head(result.head)
@@ -205,26 +142,132 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
     model = Model(part, Part(head_bytes, name="head"), project.classes, how)
 
     lease.write(step="evaluating", progress=0.9)
+    decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
     fields: dict[str, Any] = {
         "curve": [round(one, 5) for one in result.losses],
         "fit": {
-            "l2": result.l2,
+            **({"l2": result.l2} if result.tried else {"epochs": result.epochs}),
             "temperature": result.temperature,
             "oof_auc": result.oof_auc,
             "oof_log_loss": result.oof_log_loss,
             "folds": result.folds,
             "seconds": round(result.seconds, 3),
+            **(_told(decision, project.classes) if decision is not None else {}),
         },
         "parts": {
             "backbone": backbone,
             "head": head,
             "golden": golden,
+            "snapshot": data.sha256,
             **({"references": more[0]} if more else {}),
         },
         "golden_probabilities": golden_outputs(model, decode_golden(golden_bytes)),
     }
-    held_ids = [one for one, ok, held in zip(data.ids, usable, data.holdout, strict=True) if ok and held]
-    return {**fields, **_judge(settings, store, model, _Holdout(backbone, held_ids, x[holdout], y[holdout]))}
+    held_ids = [one for one, held in zip(ids, holdout, strict=True) if held]
+    fields |= _judge(settings, store, model, _Holdout(backbone, held_ids, x[holdout], y[holdout]))
+    checkpoint.drop()
+    return fields
+
+
+def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSettings, Snapshot]:
+    """Settings and data: those that the row names (it was interrupted, or repeats another), or the present ones."""
+    project = settings.project
+    with store.read() as session:
+        run = session.get(Run, run_id)
+    if run is not None and run.snapshot:
+        data = recalled(store, project.name, project.classes, run.snapshot)
+        if data is not None:
+            known = {one.name for one in msgspec.structs.fields(TrainSettings)}
+            kept = {name: value for name, value in run.settings.items() if name in known}
+            return msgspec.convert(kept, TrainSettings), data
+    return settings.train, snapshot(store, project.name, project.classes, settings.train)
+
+
+def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int:
+    """Queue a run with the settings and the data of an earlier one; returns its id. TrainError when that cannot be."""
+    project = settings.project
+    with store.read() as session:
+        old = session.get(Run, run_id)
+    if old is None or old.project != project.name:
+        raise TrainError("does not exist", subject=f"run {run_id}")
+    if not old.snapshot or recalled(store, project.name, project.classes, old.snapshot) is None:
+        raise TrainError("did not keep its data", subject=f"run {run_id}", remedy="Start a new run")
+    same = {"classes": project.classes, "preprocess": msgspec.to_builtins(project.preprocess)}
+    if differ := [name for name, value in same.items() if old.settings.get(name) != value]:
+        raise TrainError(
+            f"had another project.{' and project.'.join(differ)}", subject=f"run {run_id}", remedy="Set that as it was"
+        )
+    with store.write() as session:
+        run = Run(
+            project=project.name,
+            why=f"run {run_id} again",
+            created_at=clock.utc(),
+            snapshot=old.snapshot,
+            settings=old.settings,
+        )
+        session.add(run)
+        session.flush()
+    return run.id or 0
+
+
+def _versions() -> dict[str, str]:
+    """Of what a result may depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _checkpoint(settings: HubSettings, run_id: int, train: TrainSettings, data: Snapshot) -> Checkpoint:
+    """Named by all that decides the training, so that nothing else is ever resumed from it."""
+    decides = [run_id, data.sha256, msgspec.to_builtins(train), settings.project.classes, _versions()]
+    name = hashlib.sha256(
+        msgspec.json.encode([*decides, str(settings.state_folder), msgspec.to_builtins(settings.project.preprocess)])
+    ).hexdigest()
+    return Checkpoint(settings.cache_folder / f"run-{name[:16]}.checkpoint", name)
+
+
+def _embedded(
+    store: Store,
+    backbone: tuple[str, Part],
+    how: Preprocess,
+    ids: list[int],
+    lease: Lease,
+    *,
+    span: tuple[float, float],
+) -> dict[int, Floats]:
+    """The embeddings of these images; the row tells how far that is, within this span of the whole run."""
+    begun = time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        lease.check()
+        if done % 16 == 0 or done == total:
+            left = (time.monotonic() - begun) / done * (total - done)
+            step = f"embedding images ({done} of {total})"
+            lease.write(step=step, progress=span[0] + (span[1] - span[0]) * done / total, fit={"eta_s": round(left, 1)})
+
+    return embed.complete(store, *backbone, how, ids, progress=told)
+
+
+def _all_images(store: Store, project: str) -> list[int]:
+    with store.read() as session:
+        found = session.exec(select(Image.id).where(Image.project == project, Image.state == "verified"))
+        return [one for one in found if one is not None]
+
+
+def _placed(trained: Trained, x: Floats, settings: TrainSettings) -> Trained:
+    """The head, told where the training set lies."""
+    place = place_of(x.astype(np.float64), settings.shrinkage)
+    if place is None:
+        raise TrainError("gives the same embedding for all images", subject="the new backbone", remedy="Train less")
+    head = dataclasses.replace(trained.head, center=place.center, gain=place.gain)
+    return dataclasses.replace(trained, head=head)
+
+
+def _told(decision: Decision, classes: list[str]) -> dict[str, Any]:
+    """What the row says of thresholds."""
+    said: dict[str, Any] = {
+        "thresholds": list(decision.thresholds),
+        "oof_recall": dict(zip(classes, decision.recall, strict=True)),
+    }
+    return said if decision.cost is None else {**said, "oof_cost": decision.cost}
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +354,21 @@ def _golden(store: Store, backbone: str, part: Part, settings: HubSettings, ids:
         spec = msgspec.convert(release.model, ModelSpec)
         if spec.backbone.sha256 == backbone and spec.preprocess == settings.project.preprocess:
             return store.blobs.read(spec.golden.sha256)
+    return golden_part(_pictures(store, ids), part, settings.project.preprocess)
+
+
+def _pictures(store: Store, ids: list[int]) -> list[Pixels]:
+    hashes = _hashes(store, ids)
+    return [decode(store.blobs.read(hashes[one])) for one in ids]
+
+
+def _hashes(store: Store, ids: list[int]) -> dict[int, str]:
+    """id -> sha256."""
+    found: dict[int, str] = {}
     with store.read() as session:
-        hashes = dict(session.exec(select(Image.id, Image.sha256).where(col(Image.id).in_(ids))).all())
-    images = [decode(store.blobs.read(hashes[one])) for one in ids]
-    return golden_part(images, part, settings.project.preprocess)
+        for start in range(0, len(ids), embed.ROWS):
+            rows = session.exec(
+                select(Image.id, Image.sha256).where(col(Image.id).in_(ids[start : start + embed.ROWS]))
+            )
+            found.update({one: sha256 for one, sha256 in rows if one is not None})
+    return found

@@ -1,8 +1,9 @@
 """The hub's settings: one frozen object, read from hub.toml and passed in. Paths are relative to the file."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,7 +12,7 @@ from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
-from shared.policy import TriageSettings
+from shared.policy import TriageSettings, check
 from shared.preprocess import Preprocess
 
 PLACES = ("hub.toml", ".hone/hub.toml", "/etc/hone/hub.toml")
@@ -59,15 +60,32 @@ class CollectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     preview_days: Annotated[int, Meta(ge=0, le=3650)] = 30
 
 
-class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a head is trained.
+Cost = Annotated[float, Meta(ge=0, le=1e9)]
+Augment = Literal["flip_horizontal", "flip_vertical", "rotate", "gain"]
 
-    l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
-    a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
-    class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the
-    folds. threads: that torch may use.
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a model is trained.
+
+    kind: "linear" and "mlp" (one hidden layer) train a head on stored embeddings; "blocks" (the last `blocks` of Lite0)
+    and "full" (all of it) make a new backbone with its head. backbone: one's own instead of Lite0, for both heads: a
+    .tflite, or an exported torch program (.pt2); "": Lite0. images: train on so many at most, 0: all. replay: share of
+    the images that the last run knew already to train on, next to all new ones. class_balanced: every class weighs the
+    same, however many labels it has. seed: of folds, samples, first weights and the order of images. threads: of the
+    processor. folds: for out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
+
+    Of "linear": l2, strengths to choose from, any order; max_iterations: of L-BFGS for one fit; shrinkage: of the
+    standardisation, see `hub.train`. Of the others: epochs at most, and patience, epochs without a lower out-of-fold
+    loss before the end; batch_size; learning_rate of AdamW; dropout before each layer of the head that is trained;
+    hidden units of "mlp"; augment, for "blocks" and "full"; precision: "mixed" computes in bfloat16 where that is safe;
+    device: "auto" takes a GPU where there is one.
+
+    costs: of calling an image of one class another: {class: cost of missing it}, or {class: {called: cost}}.
+    recall: {class: the share of its images that shall be found}. One of both; it decides which label a camera gives.
     """
 
+    kind: Literal["linear", "mlp", "blocks", "full"] = "linear"
+    backbone: str = ""
     l2: Strengths = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
     folds: Annotated[int, Meta(ge=2, le=100)] = 5
     max_iterations: Annotated[int, Meta(ge=1, le=100_000)] = 200
@@ -75,6 +93,20 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shrinkage: Annotated[float, Meta(ge=0, le=1000)] = 0.3
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    images: Annotated[int, Meta(ge=0)] = 0
+    replay: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 30
+    patience: Annotated[int, Meta(ge=1, le=10_000)] = 5
+    batch_size: Annotated[int, Meta(ge=1, le=4096)] = 32
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 0.0003
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    hidden: Annotated[int, Meta(ge=1, le=4096)] = 128
+    blocks: Annotated[int, Meta(ge=1, le=16)] = 3
+    augment: tuple[Augment, ...] = ()
+    precision: Literal["float32", "mixed"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    costs: dict[str, Cost | dict[str, Cost]] = {}
+    recall: dict[str, Annotated[float, Meta(gt=0, le=1)]] = {}
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,7 +243,10 @@ def read(path: Path) -> HubSettings:
         username=settings.mqtt.username or "hub",
         **{key: place(getattr(settings.mqtt, key)) for key in ("password_file", "ca", "cert", "key")},
     )
-    return msgspec.structs.replace(settings, state=place(settings.state), cache=place(settings.cache), mqtt=mqtt)
+    train = msgspec.structs.replace(settings.train, backbone=place(settings.train.backbone))
+    return msgspec.structs.replace(
+        settings, state=place(settings.state), cache=place(settings.cache), mqtt=mqtt, train=train
+    )
 
 
 def crossed(settings: HubSettings) -> dict[str, str]:
@@ -221,4 +256,35 @@ def crossed(settings: HubSettings) -> dict[str, str]:
         return {"retrain.positive": f"is {retrain.positive!r}; allowed: one of {', '.join(classes)}"}
     if retrain.every_positives and not retrain.positive and len(classes) > 2:
         return {"retrain.positive": f"must name the class of interest; allowed: one of {', '.join(classes)}"}
+    if trouble := _crossed_triage(settings.triage, classes):
+        return trouble
+    return _crossed_train(settings.train, classes)
+
+
+def _crossed_triage(triage: TriageSettings | None, classes: Sequence[str]) -> dict[str, str]:
+    try:
+        check(triage or TriageSettings(), classes)
+    except ConfigError as error:
+        return {error.subject: f"{error.what}. {error.remedy}"}
+    return {}
+
+
+def _crossed_train(train: TrainSettings, classes: Sequence[str]) -> dict[str, str]:
+    if train.backbone and train.kind in ("blocks", "full"):
+        return {"train.backbone": f"cannot be fine-tuned, only Lite0 can; allowed with train.kind {train.kind}: none"}
+    if train.augment and train.kind in ("linear", "mlp"):
+        return {"train.augment": f"changes images, and {train.kind} trains on stored embeddings; allowed: none"}
+    if train.costs and train.recall:
+        return {"train.recall": "cannot be combined with train.costs; allowed: one of them"}
+    allowed = f"allowed: {', '.join(classes)}"
+    for name, cost in train.costs.items():
+        called = cost if isinstance(cost, dict) else {}
+        for one in (name, *called):
+            if one not in classes:
+                return {"train.costs": f"names {one!r}, which is no class; {allowed}"}
+        if called.get(name):
+            return {"train.costs": f"says that {name!r} called {name!r} costs {called[name]:g}; allowed: 0"}
+    for name in train.recall:
+        if name not in classes:
+            return {"train.recall": f"names {name!r}, which is no class; {allowed}"}
     return {}

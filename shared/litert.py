@@ -22,17 +22,18 @@ Floats = NDArray[np.float32]
 class Prediction:
     """What a model says of one frame. probabilities: float32 [classes], sum 1. embedding: float32 [dims].
 
-    confidence: the head's own score, 0 to 1, where it has one (see `hub.head`).
+    confidence: the head's own score, 0 to 1, where it has one (see `hub.head`). thresholds: float32 [classes], above 0.
     """
 
     probabilities: Floats
     embedding: Floats
     confidence: float | None = None
+    thresholds: Floats | None = None
 
     @property
     def best(self) -> int:
-        """Index of the most probable class."""
-        return int(self.probabilities.argmax())
+        """Index of the class whose probability is the largest multiple of its threshold; without, the most probable."""
+        return int((self.probabilities if self.thresholds is None else self.probabilities / self.thresholds).argmax())
 
     @property
     def score(self) -> float:
@@ -91,10 +92,18 @@ class Model:
     """Backbone and head as one: pixels in, Prediction out. Not safe to share by threads.
 
     The backbone takes float32 [1, size, size, 3] and gives [1, dims]; the head takes [1, dims] and gives calibrated
-    probabilities [1, classes] and, if it likes, a confidence score [1, 1]. PartError when they do not fit each other.
+    probabilities [1, classes] and, if it likes, a confidence score [1, 1]. thresholds: one a class, above 0; empty: the
+    most probable class is the label. PartError when they do not fit each other.
     """
 
-    def __init__(self, backbone: Part, head: Part, classes: Sequence[str], how: Preprocess) -> None:
+    def __init__(
+        self,
+        backbone: Part,
+        head: Part,
+        classes: Sequence[str],
+        how: Preprocess,
+        thresholds: Sequence[float] = (),
+    ) -> None:
         if backbone.input_shape != (1, how.size, how.size, 3):
             raise PartError(
                 f"takes {backbone.input_shape}, preprocessing gives {(1, how.size, how.size, 3)}",
@@ -104,6 +113,9 @@ class Model:
             raise PartError(f"takes {head.input_shape}, the backbone gives {backbone.output_shape}", subject="head")
         if head.output_shapes not in ([(1, len(classes))], [(1, len(classes)), (1, 1)]):
             raise PartError(f"gives {head.output_shapes} for {len(classes)} classes", subject="head")
+        if thresholds and (len(thresholds) != len(classes) or not min(thresholds) > 0):
+            raise PartError(f"has thresholds {list(thresholds)} for {len(classes)} classes", subject="head")
+        self._thresholds = np.array(thresholds, np.float32) if thresholds else None
         self._backbone = backbone
         self._head = head
         self.classes = tuple(classes)
@@ -123,4 +135,5 @@ class Model:
         """Run backbone and head on one image."""
         embedding = self.embed(pixels)
         probabilities, *confidence = self._head.run_all(embedding[np.newaxis])
-        return Prediction(probabilities[0], embedding, float(confidence[0][0, 0]) if confidence else None)
+        score = float(confidence[0][0, 0]) if confidence else None
+        return Prediction(probabilities[0], embedding, score, self._thresholds)

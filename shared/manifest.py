@@ -49,7 +49,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A model: its parts, classes in order of the head's outputs, preprocessing, and what it must compute.
 
     golden_probabilities: what the head gives for each golden input, [inputs][classes]. references: embeddings that
-    stand for the training images, see `shared.references`; None: cameras cannot tell what is new.
+    stand for the training images, see `shared.references`; None: cameras cannot tell what is new. thresholds: one a
+    class; the label is the class whose probability is the largest multiple of its threshold. Empty: the most probable
+    class.
     """
 
     backbone: PartSpec
@@ -60,6 +62,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     preprocess: Preprocess = Preprocess()
     golden_probabilities: list[list[float]] = []
     tolerances: Tolerances = Tolerances()
+    thresholds: list[Annotated[float, Meta(gt=0, le=1)]] = []
 
     def parts(self) -> dict[str, PartSpec]:
         """The parts by name, in the order in which they are fetched."""

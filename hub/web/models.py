@@ -57,7 +57,11 @@ class Gain(View):
 
 
 class RunView(View):
-    """One training. release: number of the release made of it; against: the release it was compared with."""
+    """One training. release: number of the release made of it; against: the release it was compared with.
+
+    loss, metric: while it runs, log-loss and AUC on images that the last step did not see; eta_s: seconds of the
+    present step that are left, at most.
+    """
 
     id: int
     state: str
@@ -68,6 +72,9 @@ class RunView(View):
     seconds: float | None
     progress: float
     step: str
+    loss: float | None = None
+    metric: float | None = None
+    eta_s: float | None = None
     labels: int
     train_images: int
     holdout_images: int

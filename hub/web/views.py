@@ -14,7 +14,7 @@ from hub.store import Store
 from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run
 from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
-from hub.web.figures import figures, gain
+from hub.web.figures import figures, gain, number
 from hub.web.images import Images
 from hub.web.models import (
     CameraView,
@@ -32,6 +32,8 @@ from hub.web.previews import Previews
 from shared.clock import Clock
 
 _UNDER_WAY = ("queued", "running")
+_LIVE = ("loss", "metric", "eta_s")
+"""What a row's fit tells while the run goes on; see `hub.underway`."""
 
 
 class Views:
@@ -238,6 +240,7 @@ class Views:
             seconds=(end - run.started_at).total_seconds() if end and run.started_at else None,
             progress=min(max(run.progress, 0.0), 1.0),
             step=run.step,
+            **({name: number(run.fit.get(name)) for name in _LIVE} if run.state == "running" else {}),
             labels=run.labels,
             train_images=run.train_images,
             holdout_images=run.holdout_images,

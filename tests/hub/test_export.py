@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 
 from hub import export
 from hub.export import export_backbone, export_head, golden_part
-from hub.head import Head
+from hub.head import Head, Layer
 from shared.errors import ConfigError, GoldenError, ModelError, PartError
 from shared.golden import Tolerances, check, decode, golden_outputs
 from shared.litert import Model, Part
 from shared.preprocess import Preprocess, to_input
+from tests.fakes.models import mean_backbone
 
 HOW = Preprocess()
 CACHE = Path(os.environ.get("HONE_CACHE", Path(__file__).parents[2] / ".hone" / "cache"))
@@ -81,7 +83,7 @@ def test_the_backbone_is_converted_once(backbone, monkeypatch):
     def never(*_):
         raise AssertionError("converted again")
 
-    monkeypatch.setattr(export, "_convert_backbone", never)
+    monkeypatch.setattr(export, "_convert_lite0", never)
     assert export_backbone(CACHE, HOW) == export_backbone(CACHE, HOW)
     with pytest.raises(AssertionError, match="converted again"):
         export_backbone(CACHE, Preprocess(size=160))  # another size is another backbone
@@ -89,7 +91,7 @@ def test_the_backbone_is_converted_once(backbone, monkeypatch):
 
 def test_the_cache_is_written_whole_and_under_a_name_of_what_it_is_made_of(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(export, "_convert_backbone", lambda weights, size: made.append(size) or b"model %d" % size)
+    monkeypatch.setattr(export, "_convert_lite0", lambda size: made.append(size) or b"model %d" % size)
     cache = tmp_path / "not" / "there"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
@@ -107,7 +109,7 @@ def test_a_conversion_that_fails_leaves_nothing_in_the_cache(tmp_path, monkeypat
     def fail(*_):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(export, "_convert_backbone", fail)
+    monkeypatch.setattr(export, "_convert_lite0", fail)
     with pytest.raises(RuntimeError):
         export_backbone(tmp_path, HOW)
     assert list(tmp_path.iterdir()) == []
@@ -215,3 +217,75 @@ def test_a_golden_part_passes_its_own_model_and_stops_another(backbone):
 def test_a_golden_part_needs_an_image(backbone):
     with pytest.raises(PartError):
         golden_part([], backbone, HOW)
+
+
+def deep_head(classes=3, dims=40, hidden=16, seed=0):
+    rng = np.random.default_rng(seed)
+    plain = make_head(classes, dims, seed=seed)
+    first = Layer(rng.normal(size=(hidden, dims)).astype(np.float32), rng.normal(size=hidden).astype(np.float32))
+    return replace(plain, weights=rng.normal(size=(classes, hidden)).astype(np.float32), hidden=first)
+
+
+def test_a_head_with_a_hidden_layer_is_what_numpy_computes():
+    head = deep_head()
+    data = export_head(head)
+    assert data == export_head(deep_head())
+    part = Part(data, name="head")
+    for row in np.random.default_rng(1).normal(size=(8, 1, 40)).astype(np.float32):
+        probabilities, confidence = part.run_all(row)
+        np.testing.assert_allclose(probabilities, head.probabilities(row), atol=1e-5)
+        np.testing.assert_allclose(confidence[0], head.confidences(row), atol=1e-5)
+
+
+def test_a_hidden_layer_that_does_not_fit_is_refused():
+    head = deep_head()
+    with pytest.raises(ModelError, match="do not fit 16 hidden units"):
+        export_head(replace(head, weights=head.weights[:, :5]))
+    with pytest.raises(ModelError, match="do not fit bias"):
+        export_head(replace(head, hidden=replace(head.hidden, bias=head.hidden.bias[:3])))
+    with pytest.raises(ModelError, match="not finite"):
+        export_head(replace(head, hidden=replace(head.hidden, bias=head.hidden.bias * np.nan)))
+
+
+def exported(module, shape):
+    import torch
+
+    data = io.BytesIO()
+    torch.export.save(torch.export.export(module.eval(), (torch.zeros(shape),)), data)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16, 3), (1, 3, 16, 16)], ids=["channels last", "channels first"])
+def test_a_torch_program_of_ones_own_is_converted(tmp_path, shape):
+    import torch
+
+    axes = (1, 2) if shape[-1] == 3 else (2, 3)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 5)
+
+        def forward(self, x):
+            return torch.relu(self.linear(x.mean(axes)))
+
+    net = Net()
+    path = tmp_path / "own.pt2"
+    path.write_bytes(exported(net, shape))
+    how = Preprocess(size=16)
+    part = Part(export_backbone(tmp_path / "cache", how, str(path)), name="backbone")
+    pictures = images(3)
+    export.check_backbone(part, pictures, how)
+    x = to_input(pictures[0], how)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x if shape[-1] == 3 else x.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(part.run(x), expected, atol=1e-5)
+    with pytest.raises(ModelError, match=r"takes .*, must take \(1, 24, 24, 3\)"):
+        export_backbone(tmp_path / "cache", Preprocess(size=24), str(path))
+
+
+def test_a_backbone_that_sees_nothing_is_refused():
+    with pytest.raises(ModelError, match="the same numbers for all images"):
+        export.check_backbone(Part(mean_backbone(16), name="b"), [images(1)[0]] * 2, Preprocess(size=16))
+    with pytest.raises(ModelError, match="must take"):
+        export.check_backbone(Part(mean_backbone(16), name="b"), images(2), Preprocess(size=32))

@@ -3,7 +3,7 @@
 import pytest
 from sqlmodel import select
 
-from hub.importer import import_folder
+from hub.importer import import_folder, import_rows, read_list
 from hub.tables import Image, Label
 from shared.errors import ConfigError, ImageError, StoreError
 from shared.files import sha256_hex
@@ -107,3 +107,65 @@ def test_a_full_disk_leaves_no_row_without_its_blob(settings, store, folder, clo
     with pytest.raises(StoreError):
         import_folder(settings, store, folder, "train", clock)
     assert rows(store) == []
+
+
+# -- lists
+
+
+def listed(folder, rows):
+    """Rows of a CSV file in `folder`, with the images that they name."""
+    folder.mkdir(exist_ok=True)
+    for number, (path, label, _) in enumerate(rows):
+        if not (folder / path).exists() and path.startswith("img"):
+            (folder / path).write_bytes(picture(number, defect=label == "defect"))
+    text = "path,label,split\n" + "".join(f"{','.join(row)}\n" for row in rows)
+    (folder / "labels.csv").write_text(text)
+    return read_list("csv", folder / "labels.csv")[0]
+
+
+def test_every_row_is_added_known_or_told(settings, store, tmp_path, clock):
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "broken.png").write_bytes(b"no image")
+    rows = listed(
+        tmp_path / "list",
+        [
+            ("img0.png", "good", ""),
+            ("img1.png", "defect", "holdout"),
+            ("img0.png", "good", ""),
+            ("img0.png", "defect", ""),
+            ("img1.png", "defect", "train"),
+            ("img5.png", "crack", ""),
+            ("img6.png", "good", "test"),
+            ("missing.png", "good", ""),
+            ("broken.png", "good", ""),
+            ("https://example.org/a.png", "good", ""),
+            ("uploads/7/img1.png", "defect", "holdout"),
+        ],
+    )
+    done = import_rows(settings, store, rows, tmp_path / "list", clock, split="train")
+    assert (done.added, done.known) == (2, 2)
+    assert [(one.where, one.why.partition(": ")[2]) for one in done.bad] == [
+        ("line 7", "'crack' is not one of good, defect"),
+        ("line 8", "'test' is not one of train, holdout"),
+        ("line 9", "cannot be read (No such file or directory)"),
+        ("line 10", "cannot be decoded"),
+        ("line 11", "is not on this machine"),
+        ("line 5", "defect in train, but it is there already as good in train; that stays"),
+        ("line 6", "defect in train, but it is there already as defect in holdout; that stays"),
+    ]
+    assert done.added + done.known + len(done.bad) == len(rows)
+
+
+def test_rows_without_a_split_need_one(settings, store, tmp_path, clock):
+    rows = listed(tmp_path / "list", [("img0.png", "good", "")])
+    with pytest.raises(ConfigError, match="does not say what is for training"):
+        import_rows(settings, store, rows, tmp_path / "list", clock)
+
+
+def test_a_list_that_is_not_there_or_of_another_format(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.json: cannot be read"):
+        read_list("coco", tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"x\.json: has no lists images, annotations and categories"):
+        read_list("coco", tmp_path / "x.json")
+    assert read_list("label-studio", tmp_path / "x.json") == ([], [])

@@ -1,6 +1,7 @@
 """A run trains on what is labelled, proves itself on what is held out, and its row tells how it ended."""
 
 import os
+import shutil
 from datetime import timedelta
 
 import msgspec
@@ -8,17 +9,25 @@ import numpy as np
 import pytest
 from sqlmodel import col, select
 
+import hub.checkpoint
 import hub.run
 from hub import embed
+from hub.dataset import snapshot
 from hub.export import export_head
-from hub.run import LEASE, execute, snapshot
+from hub.release import PARTS, model_of
+from hub.run import again, execute
 from hub.tables import Embedding, Image, Release, Run
 from hub.train import train_head
-from shared.errors import RunCancelledError, TrainError
+from hub.underway import LEASE, Story
+from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
+from shared.golden import check
+from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
 from shared.manifest import ModelSpec, PartSpec
 from shared.references import decode as decode_references
 from tests.fakes.listener import wait_until
+from tests.fakes.models import mean_backbone
+from tests.hub.conftest import CACHE
 from tests.hub.making import CLASSES, NOW, QUICK, add_image, add_vector, picture
 
 
@@ -44,7 +53,7 @@ def all_images(store, *where):
 
 def release_with(store, run, head):
     """A release of the run's backbone with another head, as if it were in use."""
-    names = {**run.parts, "head": store.blobs.put([head])[0]}
+    names = {**{name: run.parts[name] for name in PARTS}, "head": store.blobs.put([head])[0]}
     parts = {name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in names.items()}
     model = ModelSpec(classes=CLASSES, golden_probabilities=run.golden_probabilities, **parts)
     with store.write() as session:
@@ -304,3 +313,153 @@ def test_embeddings_that_are_there_are_not_computed_again(learned, clock, monkey
     execute(settings, store, queue(store), clock)
     add_vector(store, 1, [0.0], backbone="another")
     assert get_run(store, 2).state == "done"
+
+
+# -- again, resumed, and other kinds of training
+
+
+def with_train(settings, **change):
+    return msgspec.structs.replace(settings, train=msgspec.structs.replace(settings.train, **change))
+
+
+MLP = {"kind": "mlp", "epochs": 4, "hidden": 16, "patience": 4}
+
+
+@pytest.mark.parametrize("change", [{}, MLP], ids=["linear", "mlp"])
+def test_a_run_is_repeated_from_its_row_bit_by_bit(learned, clock, change):
+    settings, store = learned
+    execute(with_train(settings, **change, seed=3), store, queue(store), clock)
+    first = get_run(store, 2)
+    new = add_image(store, picture(7000), label="good", decided=True)
+    with store.write() as session:
+        row = session.exec(select(Image).where(Image.split == "train")).first()
+        row.label = "defect" if row.label == "good" else "good"
+        session.add(row)
+    number = again(settings, store, 2, clock)
+    execute(settings, store, number, clock)
+    run = get_run(store, number)
+    assert (run.parts, run.snapshot, run.settings) == (first.parts, first.snapshot, first.settings)
+    assert run.fit["oof_log_loss"] == first.fit["oof_log_loss"]
+    assert run.why == "run 2 again"
+    execute(with_train(settings, **change, seed=3), store, queue(store), clock)
+    fresh = get_run(store, number + 1)
+    assert (fresh.snapshot != run.snapshot, fresh.parts["head"] != run.parts["head"]) == (True, True)
+    assert new in snapshot(store, "cells", CLASSES).ids
+
+
+def test_what_cannot_be_repeated_is_told(learned, clock):
+    settings, store = learned
+    with pytest.raises(TrainError, match="run 9: does not exist"):
+        again(settings, store, 9, clock)
+    classes = msgspec.structs.replace(settings.project, classes=["good", "defect", "crack"])
+    with pytest.raises(TrainError, match=r"run 1: had another project\.classes"):
+        again(msgspec.structs.replace(settings, project=classes), store, 1, clock)
+    store.blobs.path(get_run(store, 1).snapshot).unlink()
+    with pytest.raises(TrainError, match="run 1: did not keep its data"):
+        again(settings, store, 1, clock)
+
+
+def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_with_its_own_data(
+    learned, clock, monkeypatch, tmp_path
+):
+    class Killed(BaseException):
+        pass
+
+    settings, store = learned
+    settings = msgspec.structs.replace(with_train(settings, **MLP), cache=str(tmp_path / "cache"))
+    shutil.copytree(CACHE, tmp_path / "cache")
+    monkeypatch.setattr(hub.checkpoint, "EVERY_S", 0)
+    told = Story.told
+
+    def killed(self, progress):
+        told(self, progress)
+        if progress.step == 3:
+            raise Killed
+
+    monkeypatch.setattr(Story, "told", killed)
+    number = queue(store)
+    with pytest.raises(Killed):
+        execute(settings, store, number, clock)
+    before = get_run(store, number)
+    assert before.state == "running"
+    assert before.fit["eta_s"] >= 0
+    assert list((tmp_path / "cache").glob("*.checkpoint"))
+    seen = []
+    monkeypatch.setattr(Story, "told", lambda self, progress: (seen.append(progress.step), told(self, progress)))
+    add_image(store, picture(7000), label="good", decided=True)  # labelled meanwhile: for the next run
+    execute(settings, store, number, clock)
+    run = get_run(store, number)
+    assert seen[0] == 3
+    assert (run.state, run.snapshot, run.train_images) == ("done", before.snapshot, 16)
+    assert not list((tmp_path / "cache").glob("*.checkpoint"))
+
+
+def test_fine_tuned_blocks_are_a_new_backbone_with_embeddings_of_all_images(learned, clock):
+    settings, store = learned
+    waiting = add_image(store, picture(7000))
+    change = {"kind": "blocks", "blocks": 1, "epochs": 1, "batch_size": 8}
+    execute(with_train(settings, **change), store, queue(store), clock)
+    first, run = get_run(store, 1), get_run(store, 2)
+    assert (run.state, run.verdict) == ("done", "first")
+    assert run.parts["backbone"] != first.parts["backbone"]
+    with store.read() as session:
+        rows = session.exec(select(Embedding.image_id).where(Embedding.backbone == run.parts["backbone"])).all()
+    assert len(rows) == 61
+    assert waiting in rows
+    assert run.evaluation["auc"]["value"] > 0.9
+    assert (run.fit["epochs"], run.settings["kind"]) == (1, "blocks")
+    model = model_of(run, store)
+    parts = {name: Part(store.blobs.read(getattr(model, name).sha256), name=name) for name in ("backbone", "head")}
+    golden = decode_golden(store.blobs.read(model.golden.sha256))
+    check(
+        Model(parts["backbone"], parts["head"], CLASSES, settings.project.preprocess),
+        golden,
+        model.golden_probabilities,
+        model.tolerances,
+    )
+
+
+def test_ones_own_backbone_is_taken_as_it_is(learned, clock, tmp_path):
+    settings, store = learned
+    path = tmp_path / "own.tflite"
+    path.write_bytes(mean_backbone(224))
+    execute(with_train(settings, backbone=str(path)), store, queue(store), clock)
+    run = get_run(store, 2)
+    assert store.blobs.read(run.parts["backbone"]) == path.read_bytes()
+    assert Part(store.blobs.read(run.parts["head"]), name="head").input_shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "error"),
+    [
+        ("none.tflite", None, (ConfigError, r"train\.backbone: .*none\.tflite cannot be read")),
+        ("other.tflite", mean_backbone(64), (ModelError, r"takes \(1, 64, 64, 3\)")),
+        ("broken.tflite", b"nonsense", (PartError, "does not load")),
+        ("broken.pt2", b"nonsense", (ModelError, "is no exported torch program")),
+    ],
+)
+def test_a_backbone_that_is_none_is_told(learned, clock, tmp_path, *, name, data, error):
+    settings, store = learned
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(error[0], match=error[1]):
+        execute(with_train(settings, backbone=str(tmp_path / name)), store, queue(store), clock)
+    assert get_run(store, 2).state == "failed"
+
+
+def test_thresholds_travel_in_the_model_and_decide_the_label(learned, clock):
+    settings, store = learned
+    execute(with_train(settings, costs={"defect": 9.0}), store, queue(store), clock)
+    run = get_run(store, 2)
+    assert run.fit["thresholds"] == pytest.approx([0.9, 0.1])
+    assert run.fit["oof_recall"].keys() == set(CLASSES)
+    model = model_of(run, store)
+    assert model.thresholds == run.fit["thresholds"]
+    assert model_of(get_run(store, 1), store).thresholds == []
+
+
+def test_a_share_of_the_images(learned, clock):
+    settings, store = learned
+    execute(with_train(settings, images=10), store, queue(store), clock)
+    run = get_run(store, 2)
+    assert (run.train_images, run.holdout_images) == (10, 44)

@@ -89,3 +89,43 @@ def test_the_configuration_is_looked_for_in_order(tmp_path, monkeypatch):
     monkeypatch.setenv("HONE_HUB_CONFIG", "/named/by/environment.toml")
     assert find_config(None) == Path("/named/by/environment.toml")
     assert find_config(Path("given.toml")) == Path("given.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('kind = "forest"', r"Invalid enum value 'forest' - at `\$\.train\.kind`"),
+        ("dropout = 1.0", r"< 1\.0.*train\.dropout"),
+        ("dropout = -0.1", r">= 0\.0.*train\.dropout"),
+        ("learning_rate = 0.0", r"> 0\.0.*train\.learning_rate"),
+        ("batch_size = 0", r">= 1.*train\.batch_size"),
+        ("epochs = 0", r">= 1.*train\.epochs"),
+        ("blocks = 17", r"<= 16.*train\.blocks"),
+        ("replay = 1.5", r"<= 1\.0.*train\.replay"),
+        ("l2 = []", r"length >= 1.*train\.l2"),
+        ("l2 = [0.1, 0.0]", r"> 0\.0.*train\.l2\[1\]"),
+        ('augment = ["swirl"]', r"Invalid enum value 'swirl'"),
+        ('device = "tpu"', r"Invalid enum value 'tpu'"),
+        ('precision = "half"', r"Invalid enum value 'half'"),
+        ("recall = {defect = 1.5}", r"<= 1\.0.*train\.recall"),
+        ("costs = {defect = -1.0}", r">= 0\.0.*train\.costs"),
+        ('kind = "full"\nbackbone = "a.tflite"', "train.backbone cannot be fine-tuned, only Lite0 can"),
+        ('kind = "mlp"\naugment = ["gain"]', "train.augment changes images, and mlp trains on stored embeddings"),
+        ("costs = {crack = 2.0}", "train.costs names 'crack', which is no class; allowed: good, defect"),
+        ("costs = {good = {crack = 2.0}}", "train.costs names 'crack', which is no class"),
+        ("costs = {good = {good = 2.0}}", "train.costs says that 'good' called 'good' costs 2; allowed: 0"),
+        ("recall = {crack = 0.9}", "train.recall names 'crack', which is no class; allowed: good, defect"),
+        ("recall = {defect = 0.9}\ncosts = {defect = 2.0}", "train.recall cannot be combined with train.costs"),
+    ],
+)
+def test_wrong_training_settings_are_told(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says):
+        read(write(tmp_path, f"{GOOD}[train]\n{text}\n"))
+
+
+def test_training_settings_as_a_file_gives_them(tmp_path):
+    text = 'kind = "blocks"\naugment = ["flip_horizontal", "gain"]\ncosts = {defect = {good = 5.0}}\n'
+    train = read(write(tmp_path, f"{GOOD}[train]\n{text}")).train
+    assert (train.augment, train.costs) == (("flip_horizontal", "gain"), {"defect": {"good": 5.0}})
+    own = read(write(tmp_path, f'{GOOD}[train]\nbackbone = "models/own.tflite"\n')).train
+    assert own.backbone == str(tmp_path / "models" / "own.tflite")

@@ -41,6 +41,8 @@ def test_overview_tells_the_whole_story(web: TestClient, made: Seeded) -> None:
     assert found["totals"]["stored"] == 24 == sum(found["totals"]["by_split"].values())
     assert found["totals"]["unreadable"] == 1
     assert found["current"]["progress"] == 0.62
+    assert [found["current"][name] for name in ("loss", "metric", "eta_s")] == [0.311, 0.92, 75.2]
+    assert [found["runs"][1][name] for name in ("loss", "metric", "eta_s")] == [None] * 3
     assert found["rollout"]["state"] == "held"
     assert "golden check" in found["rollout"]["words"]
     assert found["latest"] == found["releases"][0]["number"]

@@ -1,0 +1,98 @@
+"""A run under way: its lease on its row, and what the row tells of it while it lives."""
+
+import logging
+import math
+import os
+import threading
+import time
+from datetime import timedelta
+from typing import Any
+
+from hub.store import Store
+from hub.tables import Run
+from hub.train import Progress
+from shared.clock import Clock
+from shared.errors import HoneError, RunCancelledError, TrainError
+
+log = logging.getLogger(__name__)
+LEASE = timedelta(seconds=30)
+TELL_S = 0.5
+"""Seconds between two rows that tell of a training's progress."""
+
+
+class Lease:
+    """Renews the run's lease in the background and writes its progress; `check` raises once the run was cancelled."""
+
+    def __init__(self, store: Store, run_id: int, clock: Clock) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._clock = clock
+        self._cancelled = threading.Event()
+        self._stop = threading.Event()
+        self._ours = False
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        self.write(
+            state="running", pid=os.getpid(), started_at=self._clock.utc(), progress=0.0, step="starting", error=""
+        )
+        self._ours = True
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def write(self, **fields: Any) -> None:
+        """Set fields of the run; RunCancelledError when it is no longer ours."""
+        with self._store.write() as session:
+            run = session.get(Run, self._run_id)
+            if run is None:
+                raise TrainError("does not exist", subject=f"run {self._run_id}")
+            # A process that stood still for long may find its run taken by another one.
+            if run.state not in ("queued", "running") or (self._ours and run.pid != os.getpid()):
+                self._cancelled.set()
+                raise RunCancelledError(f"is {run.state}", subject=f"run {self._run_id}")
+            run.sqlmodel_update({"lease_until": self._clock.utc() + LEASE, **fields})
+            session.add(run)
+
+    def check(self) -> None:
+        """RunCancelledError, if the run was cancelled."""
+        if self._cancelled.is_set():
+            raise RunCancelledError("was cancelled", subject=f"run {self._run_id}")
+
+    def _renew(self) -> None:
+        while not self._stop.wait(3.0):
+            try:
+                self.write()
+            except HoneError as error:
+                log.warning("lease: %s", error)
+
+
+class Story:
+    """Tells the row how far a training is, twice a second at most. Steps that are left are counted as if all came."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._begun = time.monotonic()
+        self._first: int | None = None
+        self._written = -math.inf
+        self._curve: list[float] = []
+
+    def told(self, progress: Progress) -> None:
+        """After each step; RunCancelledError, if the run was cancelled."""
+        self._lease.check()
+        now = time.monotonic()
+        self._curve.append(round(progress.loss, 5))
+        self._first = progress.step - 1 if self._first is None else self._first
+        if now - self._written < TELL_S:
+            return
+        self._written = now
+        left = (now - self._begun) / (progress.step - self._first) * (progress.steps - progress.step)
+        self._lease.write(
+            step=f"training ({progress.step} of {progress.steps})",
+            progress=0.5 + 0.2 * progress.step / max(1, progress.steps),
+            curve=self._curve,
+            fit={"loss": round(progress.loss, 5), "metric": round(progress.metric, 5), "eta_s": round(left, 1)},
+        )

@@ -1,0 +1,100 @@
+"""A run's data: what is old and new, how many, and the same again by its name."""
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from hub.dataset import chosen, recalled, snapshot
+from hub.settings import TrainSettings
+from hub.tables import Image, Label, Run
+from shared.errors import TrainError
+from tests.hub.making import CLASSES, NOW, add_image
+
+
+def balance(keep, labels):
+    return np.bincount(labels[keep], minlength=2).tolist()
+
+
+def test_without_wishes_everything_is_trained_on():
+    assert chosen(np.array([0, 1, 1]), np.zeros(3, bool), TrainSettings()).all()
+
+
+def test_new_images_are_all_kept_and_old_ones_by_their_share():
+    labels = np.array([0] * 80 + [1] * 20 + [0, 1] * 5)
+    old = np.arange(110) < 100
+    keep = chosen(labels, old, TrainSettings(replay=0.3))
+    assert keep[~old].all()
+    assert balance(keep & old, labels) == [24, 6], "the classes keep their proportions"
+    assert not chosen(labels, old, TrainSettings(replay=0.0))[old].any()
+    other = chosen(labels, old, TrainSettings(replay=0.3, seed=1))
+    assert (keep != other).any()
+    assert (keep == chosen(labels, old, TrainSettings(replay=0.3))).all()
+
+
+def test_so_many_images_at_most_and_the_old_go_first():
+    labels = np.array([0, 1] * 50)
+    old = np.arange(100) < 60
+    keep = chosen(labels, old, TrainSettings(images=50))
+    assert (keep.sum(), keep[~old].all()) == (50, True)
+    few = chosen(labels, old, TrainSettings(images=10))
+    assert (few.sum(), few[old].any()) == (10, False)
+    assert balance(few, labels) == [5, 5]
+    assert chosen(labels, old, TrainSettings(images=500)).all()
+
+
+def label(store, image, at):
+    with store.write() as session:
+        session.add(Label(image_id=image, name="good", operator="Mira", at=at))
+
+
+def test_old_is_what_was_labelled_before_the_last_good_run(store):
+    images = [add_image(store, b"%d" % one, label="good", decided=True) for one in range(6)]
+    held = add_image(store, b"held", label="defect", decided=True, split="holdout")
+    for one in (*images[:3], held):
+        label(store, one, NOW)
+    settings = TrainSettings(replay=0.0)
+    for one in images[3:]:
+        label(store, one, NOW + timedelta(hours=2))
+    assert len(snapshot(store, "cells", CLASSES, settings).ids) == 7, "no run: all is new"
+    with store.write() as session:
+        session.add(Run(project="cells", state="done", created_at=NOW + timedelta(hours=1)))
+        session.add(Run(project="cells", state="failed", created_at=NOW + timedelta(hours=3)))
+    got = snapshot(store, "cells", CLASSES, settings)
+    assert got.ids == [*images[3:], held]
+    assert got.sha256 != snapshot(store, "cells", CLASSES).sha256
+    assert snapshot(store, "cells", CLASSES, TrainSettings()).ids == [*images, held]
+
+
+def test_the_lines_are_the_blob_of_the_snapshots_name_and_bring_it_back(store):
+    classes = ["good part", "defect"]
+    add_image(store, b"1", label="good part", decided=True, split="train")
+    again = add_image(store, b"1", label="good part", decided=True)
+    add_image(store, b"2", label="defect", decided=True, split="holdout")
+    taken = snapshot(store, "cells", classes)
+    assert store.blobs.put([taken.lines]) == [taken.sha256]
+    add_image(store, b"3", label="defect", decided=True)
+    with store.write() as session:
+        row = session.get(Image, again)
+        row.label = "defect"  # another mind since then: a repeat has the label of its day
+        session.add(row)
+    back = recalled(store, "cells", classes, taken.sha256)
+    assert (back.ids, back.sha256, back.field_labels) == (taken.ids, taken.sha256, taken.field_labels)
+    assert (back.labels == taken.labels).all()
+    assert (back.holdout == taken.holdout).all()
+
+
+def test_what_is_gone_is_told(store):
+    first = add_image(store, b"1", label="good", decided=True)
+    add_image(store, b"2", label="defect", decided=True)
+    taken = snapshot(store, "cells", CLASSES)
+    assert recalled(store, "cells", CLASSES, taken.sha256) is None, "the lines were not kept"
+    store.blobs.put([taken.lines])
+    with pytest.raises(TrainError, match="1 of its 2 images"):
+        recalled(store, "cells", ["good", "crack"], taken.sha256)
+    with store.write() as session:
+        row = session.get(Image, first)
+        row.state = "lost"
+        session.add(row)
+    with pytest.raises(TrainError, match="1 of its 2 images are gone"):
+        recalled(store, "cells", CLASSES, taken.sha256)
