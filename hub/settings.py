@@ -74,8 +74,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     same, however many labels it has. seed: of folds, samples, first weights and the order of images. threads: of the
     processor. folds: for out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
 
-    Of "linear": l2, strengths to choose from, any order; max_iterations: of L-BFGS for one fit; shrinkage: of the
-    standardisation, see `hub.train`. Of the others: epochs at most, and patience, epochs without a lower out-of-fold
+    Of "linear" alone. l2: strengths to choose from, any order; max_iterations: of L-BFGS for one fit; shrinkage: of the
+    standardisation, see `hub.train`. Of the others. epochs: at most; patience: epochs without a lower out-of-fold
     loss before the end; batch_size; learning_rate of AdamW; dropout before each layer of the head that is trained;
     hidden units of "mlp"; augment, for "blocks" and "full"; precision: "mixed" computes in bfloat16 where that is safe;
     device: "auto" takes a GPU where there is one.
