@@ -1,4 +1,4 @@
-"""One training run, as a process of its own: snapshot -> embed -> train -> export -> evaluate -> compare.
+"""One training run, as a process of its own: embed -> split -> snapshot -> train -> export -> evaluate -> compare.
 
 The row in the database is the truth: the process holds a lease on it and renews it while it lives; a run whose lease
 ran out is taken again by the daemon. Cancelling sets the state; the process sees it at its next step.
@@ -15,16 +15,19 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import sqlalchemy
 from numpy.typing import NDArray
 from sqlmodel import col, select
 
-from hub import embed
+from hub import drift, embed, split, watch
 from hub.evaluate import compare, evaluate
 from hub.export import export_backbone, export_head, golden_part
 from hub.lost import LOST
 from hub.settings import HubSettings
+from hub.slices import Traits, slices
+from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Release, Run
+from hub.tables import Assignment, Image, Release, Run
 from hub.train import Progress, train_head
 from shared.clock import Clock
 from shared.errors import HoneError, RunCancelledError, TrainError
@@ -37,43 +40,55 @@ from shared.preprocess import decode
 log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=30)
 GOLDEN_IMAGES = 4
+BASIS_IMAGES = 2000
+"""Images that the reference's principal components are found with, at most."""
 PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, split) lines.
+    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, side) lines.
 
-    field_labels: how many of the images came from cameras, and so were labelled by operators.
+    since: int [n], the first holdout version with an image, 0 for those to train on. left_out: labelled images that are
+    on neither side. field_labels: how many to train on came from cameras, and so were labelled by operators.
     """
 
     ids: list[int]
     labels: NDArray[np.int64]
     holdout: NDArray[np.bool_]
+    since: NDArray[np.int64]
     sha256: str
     field_labels: int
+    left_out: int
 
 
 def snapshot(store: Store, project: str, classes: list[str]) -> Snapshot:
-    """All labelled images: imported ones in their split, the field's for training. Holdout is never trained on."""
+    """All labelled images on the side that `hub.split` gave them; what has none yet is not among them."""
     with store.read() as session:
-        rows = session.exec(
-            select(Image.id, Image.sha256, Image.label, Image.split)
+        rows = session.execute(
+            sqlalchemy.select(
+                *(col(Image.id), col(Image.sha256), col(Image.label), col(Image.split)),
+                *(col(Assignment.side), col(Assignment.since)),
+            )
+            .join(Assignment, col(Assignment.image_id) == col(Image.id))
             .where(
-                Image.project == project, col(Image.label).in_(classes), col(Image.state).not_in(["unreadable", LOST])
+                col(Image.project) == project,
+                col(Image.label).in_(classes),
+                col(Image.state).not_in(["unreadable", LOST]),
+                col(Assignment.near) != "",
             )
             .order_by(col(Image.id))
         ).all()
-    held_out = {sha256 for _, sha256, _, split in rows if split == "holdout"}
-    # The same bytes may come again from the field: what is held out stays out of training.
-    kept = [row for row in rows if row[3] == "holdout" or row[1] not in held_out]
-    lines = "".join(f"{sha256} {label} {split}\n" for _, sha256, label, split in sorted(kept, key=lambda row: row[1:]))
+    kept = [row for row in rows if row[4] != "out"]
+    lines = "".join(sorted(f"{sha256} {label} {side}\n" for _, sha256, label, _, side, _ in kept))
     return Snapshot(
         ids=[image_id for image_id, *_ in kept if image_id is not None],
-        labels=np.array([classes.index(label or "") for _, _, label, _ in kept], np.int64),
-        holdout=np.array([split == "holdout" for *_, split in kept], bool),
+        labels=np.array([classes.index(label or "") for _, _, label, *_ in kept], np.int64),
+        holdout=np.array([side == "holdout" for *_, side, _ in kept], bool),
+        since=np.array([since for *_, since in kept], np.int64),
         sha256=hashlib.sha256(lines.encode()).hexdigest(),
-        field_labels=sum(split == "pool" for *_, split in kept),
+        field_labels=sum(origin == "pool" and side == "train" for *_, origin, side, _ in kept),
+        left_out=len(rows) - len(kept),
     )
 
 
@@ -83,7 +98,7 @@ class _Lease:
     def __init__(self, store: Store, run_id: int, clock: Clock) -> None:
         self._store = store
         self._run_id = run_id
-        self._clock = clock
+        self.clock = clock
         self._cancelled = threading.Event()
         self._stop = threading.Event()
         self._ours = False
@@ -91,7 +106,7 @@ class _Lease:
 
     def __enter__(self) -> "_Lease":
         self.write(
-            state="running", pid=os.getpid(), started_at=self._clock.utc(), progress=0.0, step="starting", error=""
+            state="running", pid=os.getpid(), started_at=self.clock.utc(), progress=0.0, step="starting", error=""
         )
         self._ours = True
         self._thread.start()
@@ -111,7 +126,7 @@ class _Lease:
             if run.state not in ("queued", "running") or (self._ours and run.pid != os.getpid()):
                 self._cancelled.set()
                 raise RunCancelledError(f"is {run.state}", subject=f"run {self._run_id}")
-            run.sqlmodel_update({"lease_until": self._clock.utc() + LEASE, **fields})
+            run.sqlmodel_update({"lease_until": self.clock.utc() + LEASE, **fields})
             session.add(run)
 
     def check(self) -> None:
@@ -147,18 +162,14 @@ def execute(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> N
 def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> dict[str, Any]:
     """The steps in their order; returns what the finished row says."""
     project, how = settings.project, settings.project.preprocess
-    data = snapshot(store, project.name, project.classes)
-    train, holdout = ~data.holdout, data.holdout
-    if not train.any():
+    with store.read() as session:
+        ids = split.candidates(session, project.name, project.classes)
+    if not ids:
         raise TrainError(
             "there are no labelled images", subject=f"run {run_id}", remedy="Label some, or: hone-hub import FOLDER"
         )
     lease.write(
         step="preparing the backbone",
-        snapshot=data.sha256,
-        labels=data.field_labels,
-        train_images=int(train.sum()),
-        holdout_images=int(holdout.sum()),
         settings={
             **msgspec.to_builtins(settings.train),
             "classes": project.classes,
@@ -175,14 +186,28 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
         if done % 16 == 0 or done == total:
             lease.write(step=f"embedding images ({done} of {total})", progress=0.05 + 0.45 * done / total)
 
-    vectors = embed.complete(store, backbone, part, how, data.ids, progress=embedded)
+    vectors = embed.complete(store, backbone, part, how, ids, progress=embedded)
+    lease.write(step="dividing the images")
+    standing = split.divide(store, project.name, vectors, settings.split, lease.clock)
+    data = snapshot(store, project.name, project.classes)
     usable = np.array([one in vectors for one in data.ids], bool)
-    if not (train & usable).any():
+    if not (~data.holdout & usable).any():
         raise TrainError(
-            "no labelled image can be decoded", subject=f"run {run_id}", remedy="Run: hone-hub fsck --deep"
+            "every labelled image is held out" if (data.holdout & usable).any() else "no labelled image can be decoded",
+            subject=f"run {run_id}",
+            remedy="Label more images" if (data.holdout & usable).any() else "Run: hone-hub fsck --deep",
         )
     x = np.stack([vectors[one] for one in data.ids if one in vectors])
-    y, train, holdout = data.labels[usable], train[usable], holdout[usable]
+    y, holdout, since = data.labels[usable], data.holdout[usable], data.since[usable]
+    train = ~holdout
+    lease.write(
+        snapshot=data.sha256,
+        labels=data.field_labels,
+        train_images=int(train.sum()),
+        holdout_images=int(holdout.sum()),
+        holdout=standing.number,
+        left_out=data.left_out,
+    )
 
     curve: list[float] = []
 
@@ -217,17 +242,23 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
         "golden_probabilities": golden_outputs(model, decode_golden(golden_bytes)),
     }
     held_ids = [one for one, ok, held in zip(data.ids, usable, data.holdout, strict=True) if ok and held]
-    return {**fields, **_judge(settings, store, model, _Holdout(backbone, held_ids, x[holdout], y[holdout]))}
+    held = _Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
+    _leave_references(settings, store, run_id, model, held)
+    return {**fields, **_judge(settings, store, model, held)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Holdout:
-    """The held-out images: ids, embeddings float32 [n, dims] by one backbone, labels int [n]."""
+    """The held-out images: ids, embeddings float32 [n, dims] by one backbone, labels int [n], and since which version
+    each is one, int [n].
+    """
 
     backbone: str
     ids: list[int]
     x: Floats
     y: NDArray[np.int64]
+    since: NDArray[np.int64]
+    standing: Standing
 
 
 def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout) -> dict[str, Any]:
@@ -237,25 +268,105 @@ def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout)
     new = np.stack([model.classify(one) for one in holdout.x])
     fields: dict[str, Any] = {"evaluation": msgspec.to_builtins(evaluate(new, holdout.y))}
     release = _latest(store, settings.project.name)
-    if release is None:
-        return {**fields, "verdict": "first", "reason": "there is no release to compare with"}
-    if release.model["classes"] != settings.project.classes:
+    if release is None or release.model["classes"] != settings.project.classes:
+        fields["slices"] = _slices(settings, store, holdout, new, None)
+        if release is None:
+            reason = f"there is no release to compare with; measured on holdout version {holdout.standing.number}"
+            return {**fields, "verdict": "first", "reason": reason}
         reason = f"release {release.number} tells other classes apart ({', '.join(release.model['classes'])})"
         return {**fields, "verdict": "not enough data", "reason": f"{reason}; look at the figures and release by hand"}
     old = _old_probabilities(store, release, holdout)
-    comparison = compare(old, new, holdout.y, names=settings.project.classes)
     return {
         **fields,
         "before": msgspec.to_builtins(evaluate(old, holdout.y)),
-        "comparison": {
-            **msgspec.to_builtins(comparison),
-            "fixed": [holdout.ids[one] for one in comparison.fixed],
-            "broken": [holdout.ids[one] for one in comparison.broken],
-        },
+        "slices": _slices(settings, store, holdout, new, old),
         "against": release.number,
-        "verdict": comparison.verdict,
-        "reason": comparison.reason,
+        **_verdict(settings, holdout, old, new),
     }
+
+
+def _verdict(settings: HubSettings, holdout: _Holdout, old: Floats, new: Floats) -> dict[str, Any]:
+    """What the images say that may still decide: all, or those that came after the last worn version."""
+    standing = holdout.standing
+    fresh = holdout.since > standing.base
+    kind = (
+        f"fresh images of holdout version {standing.number}"
+        if standing.base
+        else (f"images of holdout version {standing.number}")
+    )
+    if not fresh.any():  # those that may decide have lost their labels, or their bytes
+        return {"verdict": "not enough data", "reason": f"there are no {kind}; label audit images"}
+    comparison = compare(
+        old[fresh],
+        new[fresh],
+        holdout.y[fresh],
+        min_per_class=settings.split.min_per_class,
+        names=settings.project.classes,
+        on=kind,
+    )
+    ids = np.array(holdout.ids)[fresh]
+    verdict: str = comparison.verdict
+    reason = comparison.reason
+    if standing.worn:
+        verdict = "not enough data"
+        reason = (
+            f"holdout version {standing.number} is worn after {standing.verdicts} verdicts; "
+            f"label audit images, so that fresh ones decide ({reason})"
+        )
+    told = msgspec.structs.replace(
+        comparison, fixed=ids[comparison.fixed].tolist(), broken=ids[comparison.broken].tolist()
+    )
+    return {
+        "comparison": {**msgspec.to_builtins(told), "verdict": verdict, "reason": reason},
+        "verdict": verdict,
+        "reason": reason,
+    }
+
+
+def _slices(
+    settings: HubSettings, store: Store, holdout: _Holdout, new: Floats, old: Floats | None
+) -> list[dict[str, Any]]:
+    """By camera, condition and time."""
+    traits: dict[int | None, Traits] = {}
+    with store.read() as session:
+        for start in range(0, len(holdout.ids), embed.ROWS):
+            some = holdout.ids[start : start + embed.ROWS]
+            rows = session.exec(
+                select(Image.id, Image.camera, Image.flags, Image.captured_at).where(col(Image.id).in_(some))
+            )
+            traits.update({one: Traits(camera, list(flags), at) for one, camera, flags, at in rows})
+    found = slices(
+        new.argmax(axis=1) == holdout.y,
+        [traits[one] for one in holdout.ids],
+        before=None if old is None else old.argmax(axis=1) == holdout.y,
+        minimum=settings.split.min_per_slice,
+    )
+    return [msgspec.to_builtins(one) for one in found]
+
+
+def _leave_references(settings: HubSettings, store: Store, run_id: int, model: Model, holdout: _Holdout) -> None:
+    """What cameras that run this model are held to: their own latest audit images, and else the holdout."""
+    fewest = settings.drift.block
+    with store.read() as session:
+        audits = watch.audits(session, settings.project.name, holdout.backbone, fewest)
+    some = np.random.default_rng(0).permutation(len(holdout.x))[: watch.MOST]
+    embeddings = {"": holdout.x[some]} if len(some) >= fewest else {}
+    seen = [holdout.x]
+    for camera, ids in audits.items():
+        found = embed.load(store, holdout.backbone, ids)
+        embeddings[camera] = np.stack([found[one] for one in ids])
+        if sum(map(len, seen)) < BASIS_IMAGES:
+            seen.append(embeddings[camera])
+    if not embeddings:
+        return
+    axes = drift.basis(holdout.backbone, np.concatenate(seen)[:BASIS_IMAGES])
+    samples = {}
+    for camera, rows in embeddings.items():
+        said = [model.judge(one) for one in rows]
+        classes = [model.classes[one.best] for one in said]
+        samples[camera] = drift.sample([round(one.score, 4) for one in said], classes, axes.project(rows))
+    with store.write() as session:
+        watch.remember(session, run_id, axes, samples)
 
 
 def _latest(store: Store, project: str) -> Release | None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -68,6 +68,34 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: int = 1
 
 
+class SplitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which labelled images prove instead of teaching, see `hub.split`; what is assigned already stays where it is.
+
+    share: of the groups (by = "group"), cameras or days in UTC (by = "camera", "time") whose audit images extend the
+    holdout. near: cosine above which two images are near-copies; from 1 on only equal bytes are. max_verdicts: after so
+    many the holdout is worn. min_per_class: held-out images of every class that a verdict needs. min_per_slice: images
+    below which a slice has too few for a figure.
+    """
+
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    by: Literal["group", "camera", "time"] = "group"
+    near: Annotated[float, Meta(gt=0, le=1.01)] = 0.995
+    max_verdicts: Annotated[int, Meta(ge=1)] = 20
+    min_per_class: Annotated[int, Meta(ge=1)] = 20
+    min_per_slice: Annotated[int, Meta(ge=1)] = 20
+
+
+class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a camera counts as drifted, see `hub.drift`.
+
+    block: audit images that are tested together, and the fewest that a reference needs. false_alarm: chance that a
+    block of a camera where nothing changed raises an alarm; 0: nothing is tested.
+    """
+
+    block: Annotated[int, Meta(ge=20, le=1000)] = 50
+    false_alarm: Annotated[float, Meta(ge=0, le=0.2)] = 0.01
+
+
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a run starts by itself, and what becomes of it.
 
@@ -115,6 +143,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     web: WebSettings = WebSettings()
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
+    split: SplitSettings = SplitSettings()
+    drift: DriftSettings = DriftSettings()
     retrain: RetrainSettings = RetrainSettings()
     rollout: RolloutSettings = RolloutSettings()
 
