@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import col, select
 
-from hub import epoch, keys, previews, release, rollout
+from hub import epoch, keys, previews, release, rollout, watch
 from hub.collect import Collector
 from hub.label import Desk
 from hub.lease import Claims
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 EXPIRE_EVERY_S = 3600.0
 """Seconds between two looks for old previews, once none is left: a look goes through the rows of all."""
+WATCH_S = 30.0
+LOOKS = 5
+"""Cameras looked at in one round of the loop: commands of the page wait meanwhile."""
 
 
 class Daemon:
@@ -69,6 +72,7 @@ class Daemon:
         self._complained: dict[str, str] = {}  # of each step, what it said last
         self._epoch = ""  # the one last seen
         self._restored = False  # a new one has begun, and nothing was signed in it so far
+        self._next_look = 0.0
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
@@ -187,6 +191,7 @@ class Daemon:
                 self._fetch,
                 self._expire,
                 self._store.reserve.keep,
+                self._watch,
             ):
                 try:
                     with self._lock:
@@ -349,6 +354,17 @@ class Daemon:
             log.info("%d previews went that were offered last more than %d days ago", count, days)
         if len(ids) < previews.EXPIRE_BATCH:
             self._expire_at = now + EXPIRE_EVERY_S
+
+    def _watch(self) -> None:
+        """Look for drift, now and then: audit images are few."""
+        now = self._clock.monotonic()
+        if now < self._next_look:
+            return
+        looks = watch.look(self._store, self._project, self._settings.drift, self._clock, LOOKS)
+        if len(looks) < LOOKS:
+            self._next_look = now + WATCH_S
+        for found in looks:
+            log.log(logging.WARNING if found.drifted else logging.INFO, "%s: %s", found.camera, found.reason)
 
     # -- commands of the page (hub.web.actions)
 

@@ -6,7 +6,7 @@ Three measures, all on random audit images, so that neither triage nor an operat
 - embedding: energy distance (Székely and Rizzo 2004) of embeddings, on the first principal components of the
   reference: fewer dimensions, then a test of two samples (Rabanser et al. 2019, arXiv:1810.11953).
 
-Each has a permutation p-value, (b + 1) / (m + 1) of Phipson and Smyth 2010. One block of `DriftSettings.block` images is
+Each has a permutation p-value, (b + 1) / (m + 1) (Phipson and Smyth 2010). A block of `DriftSettings.block` images is
 tested once, when it is full, and an alarm is given where Holm's procedure (1979) over the three measures finds any at
 the level `false_alarm`. So a camera where nothing changed raises a false alarm in at most that share of its blocks:
 at .01, an audit of 1 % and blocks of 50 in one of 500,000 frames. A fleet of 100 such cameras has one in every 5,000

@@ -44,7 +44,10 @@ class Figures(View):
 
 
 class Gain(View):
-    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right."""
+    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
+
+    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
+    """
 
     n: int = 0
     auc_gain: Interval | None = None
@@ -56,8 +59,25 @@ class Gain(View):
     reason: str = ""
 
 
+class SliceView(View):
+    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
+
+    kind: str
+    name: str
+    n: int
+    few: bool
+    accuracy: Interval | None = None
+    before: Interval | None = None
+    fixed: int = 0
+    broken: int = 0
+
+
 class RunView(View):
-    """One training. release: number of the release made of it; against: the release it was compared with."""
+    """One training. release: number of the release made of it; against: the release it was compared with.
+
+    holdout: the version that its scores were measured on, 0 for none. doubt: why they may be wrong, or "". left_out:
+    labelled images that it neither learnt from nor was judged on.
+    """
 
     id: int
     state: str
@@ -71,6 +91,9 @@ class RunView(View):
     labels: int
     train_images: int
     holdout_images: int
+    holdout: int
+    left_out: int
+    doubt: str
     against: int
     release: int | None
     verdict: str
@@ -82,10 +105,13 @@ class RunView(View):
 
 
 class RunDetail(RunView):
-    """One training with all that was kept of it. curve: the loss at each step."""
+    """One training with all that was kept of it. curve: the loss at each step. fixed, broken: ids of images."""
 
     attempts: int
     snapshot: str
+    slices: list[SliceView]
+    fixed: list[int]
+    broken: list[int]
     curve: list[float]
     fit: dict[str, Any]
     settings: dict[str, Any]
@@ -108,7 +134,9 @@ class RolloutView(View):
 
 
 class ReleaseView(View):
-    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images."""
+    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images, those of
+    version `holdout`. doubt: why they may be wrong, or "".
+    """
 
     number: int
     created_at: datetime
@@ -118,6 +146,8 @@ class ReleaseView(View):
     size: int
     new_bytes: int
     cameras: int
+    holdout: int
+    doubt: str
     verdict: str
     before: Figures | None
     after: Figures | None
@@ -166,6 +196,59 @@ class PreviewCounts(View):
     waiting: int = 0
     asked: int = 0
     gone: int = 0
+
+
+class HoldoutView(View):
+    """One version of the holdout. images: its members; deciding: those that came after version `base`, and so may still
+    decide. verdicts: given by those; worn: as many as they are good for.
+    """
+
+    number: int
+    base: int
+    created_at: datetime
+    why: str
+    images: int
+    deciding: int
+    verdicts: int
+    limit: int
+    worn: bool
+
+
+class MeasureView(View):
+    """One measure of drift: distance from 0 (alike) to 1, p-value; shares before and now, where it compares any."""
+
+    name: str
+    distance: float
+    p: float
+    reference: float | None
+    now: float | None
+
+
+class DriftView(View):
+    """The latest look at a camera. own: it was held to its own images, and not to the holdout. n: images looked at."""
+
+    camera: str
+    release: int
+    at: datetime
+    n: int
+    own: bool
+    drifted: bool
+    level: float
+    reason: str
+    measures: list[MeasureView]
+
+
+class FieldView(View):
+    """Share of right answers in the field, estimated from the random audit. camera: "" for all of them.
+
+    audits: audit images of the release; labelled: those it is estimated from; accuracy: None where they are too few.
+    """
+
+    release: int
+    camera: str
+    audits: int
+    labelled: int
+    accuracy: Interval | None
 
 
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
@@ -263,8 +346,13 @@ class LabelView(View):
 
 
 class ImageDetail(ImageView):
-    """A stored image with all its decisions, the newest first."""
+    """A stored image with all its decisions, the newest first.
 
+    side: "train", "holdout", "out" of both, or "" as long as no run has divided it; since: the first holdout version.
+    """
+
+    side: str
+    since: int
     history: list[LabelView]
 
 

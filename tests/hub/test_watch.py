@@ -69,6 +69,16 @@ def test_a_block_is_looked_at_once_when_it_is_full(fleet, clock):
         assert load(session, "cells") == [second]
 
 
+def test_a_few_cameras_at_a_time(fleet, clock):
+    send(fleet, "site/a", "good")
+    send(fleet, "site/b", "good")
+    assert [[one.camera for one in look(fleet, "cells", SETTINGS, clock, 1)] for _ in range(3)] == [
+        ["site/a"],
+        ["site/b"],
+        [],
+    ]
+
+
 def test_images_that_are_not_verified_yet_wait(fleet, clock):
     send(fleet, "site/b", "good", 25, state="new")
     assert look(fleet, "cells", SETTINGS, clock) == []

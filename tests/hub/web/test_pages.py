@@ -11,7 +11,18 @@ from tests.hub.web.conftest import Watched
 from tests.hub.web.seed import Seeded
 
 Open = Callable[..., Watched]
-PATHS = ["/", "/label", "/images", "/images/previews", "/images/9", "/runs", "/runs/4", "/runs/6", "/releases"]
+PATHS = [
+    "/",
+    "/cameras",
+    "/label",
+    "/images",
+    "/images/previews",
+    "/images/9",
+    "/runs",
+    "/runs/4",
+    "/runs/6",
+    "/releases",
+]
 
 
 def decisions(made: Seeded, since: int) -> list[tuple[int, str, str, str]]:
