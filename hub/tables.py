@@ -211,16 +211,16 @@ class Run(SQLModel, table=True):
     labels: int = 0
     train_images: int = 0
     holdout_images: int = 0
-    holdout: int = 0
-    left_out: int = 0
-    doubt: str = ""
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    doubt: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     curve: list[float] = Field(default_factory=list, sa_type=JSON)
     fit: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     evaluation: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     before: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     comparison: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     against: int = 0
-    slices: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    slices: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": "[]"})
     parts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     golden_probabilities: list[list[float]] = Field(default_factory=list, sa_type=JSON)
     verdict: str = ""
@@ -245,7 +245,7 @@ class Release(SQLModel, table=True):
     model: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     envelope: bytes = Field(sa_type=LargeBinary)
     note: str = ""
-    holdout: int = 0
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     size: int = 0
     new_bytes: int = 0
 

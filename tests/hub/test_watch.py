@@ -80,8 +80,11 @@ def test_a_few_cameras_at_a_time(fleet, clock):
 
 
 def test_images_that_are_not_verified_yet_wait(fleet, clock):
-    send(fleet, "site/b", "good", 25, state="new")
+    send(fleet, "site/b", "defect", 25, state="new")
     assert look(fleet, "cells", SETTINGS, clock) == []
+    send(fleet, "site/b", "good", 20)
+    [found] = look(fleet, "cells", SETTINGS, clock)
+    assert (found.n, found.drifted) == (20, False)
 
 
 def test_a_release_without_a_reference_and_a_level_of_zero_raise_nothing(fleet, clock):

@@ -9,7 +9,6 @@ branch_labels = None
 depends_on = None
 
 AUDIT = sa.text("why = 'audit'")
-RUN = ("slices", "doubt", "left_out", "holdout")
 
 
 def upgrade() -> None:
@@ -76,27 +75,18 @@ def upgrade() -> None:
             sqlite_where=AUDIT,
             postgresql_where=AUDIT,
         )
-    with op.batch_alter_table("run", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("holdout", sa.Integer(), nullable=False, server_default="0"))
-        batch_op.add_column(sa.Column("left_out", sa.Integer(), nullable=False, server_default="0"))
-        batch_op.add_column(sa.Column("doubt", sa.String(), nullable=False, server_default=""))
-        batch_op.add_column(sa.Column("slices", sa.JSON(), nullable=False, server_default="[]"))
-    with op.batch_alter_table("release", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("holdout", sa.Integer(), nullable=False, server_default="0"))
-    # The defaults were for the rows that are there.
-    with op.batch_alter_table("run", schema=None) as batch_op:
-        for name in RUN:
-            batch_op.alter_column(name, server_default=None)
-    with op.batch_alter_table("release", schema=None) as batch_op:
-        batch_op.alter_column("holdout", server_default=None)
+    # Columns are added in place: SQLite would let nobody drop and copy a table that others refer to.
+    op.add_column("run", sa.Column("holdout", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("run", sa.Column("left_out", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("run", sa.Column("doubt", sa.String(), nullable=False, server_default=sa.text("''")))
+    op.add_column("run", sa.Column("slices", sa.JSON(), nullable=False, server_default="[]"))
+    op.add_column("release", sa.Column("holdout", sa.Integer(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("release", schema=None) as batch_op:
-        batch_op.drop_column("holdout")
-    with op.batch_alter_table("run", schema=None) as batch_op:
-        for name in RUN:
-            batch_op.drop_column(name)
+    op.drop_column("release", "holdout")
+    for name in ("slices", "doubt", "left_out", "holdout"):
+        op.drop_column("run", name)
     with op.batch_alter_table("image", schema=None) as batch_op:
         batch_op.drop_index("ix_image_audit")
 
