@@ -109,13 +109,41 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     recall: dict[str, Annotated[float, Meta(gt=0, le=1)]] = {}
 
 
+class SplitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which labelled images prove instead of teaching, see `hub.split`; what is assigned already stays where it is.
+
+    share: of the groups whose audit images extend the holdout. by: what is held out together: "group", near-copies;
+    "camera", whole cameras; "time", whole days in UTC. near: cosine above which two images are near-copies; from 1 on
+    only equal bytes are. max_verdicts: after so many the holdout is worn. min_per_class: held-out images of every class
+    that a verdict needs. min_per_slice: images below which a slice has too few for a figure.
+    """
+
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    by: Literal["group", "camera", "time"] = "group"
+    near: Annotated[float, Meta(gt=0, le=1.01)] = 0.995
+    max_verdicts: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    min_per_class: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    min_per_slice: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+
+
+class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a camera counts as drifted, see `hub.drift`.
+
+    block: audit images that are tested together, and the fewest that a reference needs. false_alarm: chance that a
+    block of a camera where nothing changed raises an alarm; 0: nothing is tested.
+    """
+
+    block: Annotated[int, Meta(ge=20, le=1000)] = 50
+    false_alarm: Annotated[float, Meta(ge=0, le=0.2)] = 0.01
+
+
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a run starts by itself, and what becomes of it. Any rule that is on starts one; see `hub.retrain`.
 
     every_labels: after so many new labels; 0: not by labels. every_positives: after so many new labels of the class of
     interest; 0: not by these. positive: name of that class; empty: the second of two. new_share: once the new labels
-    are so large a share of what the last run learned from; 0: not by share. on_drift: once a camera's frames drift
-    from what the release has learned. every_hours: hours after the last run was asked for; 0: not by time. daily_at:
+    are so large a share of what the last run learned from; 0: not by share. on_drift: once a camera drifts from
+    what its release was proven on. every_hours: hours after the last run was asked for; 0: not by time. daily_at:
     time of day as "HH:MM" where the hub stands; empty: at none. at_least: new labels that a run by share, drift or time
     needs, and that any needs after a run that failed, twice as many after each further one. auto_release: release what
     is proven better.
@@ -181,6 +209,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     web: WebSettings = WebSettings()
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
+    split: SplitSettings = SplitSettings()
+    drift: DriftSettings = DriftSettings()
     retrain: RetrainSettings = RetrainSettings()
     label: LabelSettings = LabelSettings()
     rollout: RolloutSettings = RolloutSettings()
@@ -256,6 +286,8 @@ def crossed(settings: HubSettings) -> dict[str, str]:
         return {"retrain.positive": f"is {retrain.positive!r}; allowed: one of {', '.join(classes)}"}
     if retrain.every_positives and not retrain.positive and len(classes) > 2:
         return {"retrain.positive": f"must name the class of interest; allowed: one of {', '.join(classes)}"}
+    if retrain.on_drift and not settings.drift.false_alarm:
+        return {"retrain.on_drift": "needs tests for drift; allowed with drift.false_alarm 0: false"}
     if trouble := _crossed_triage(settings.triage, classes):
         return trouble
     return _crossed_train(settings.train, classes)

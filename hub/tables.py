@@ -7,8 +7,11 @@ An image's bytes are not here but in the blob store, under their sha256. Labels 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
+
+AUDIT = "audit"
+"""`Image.why` of a frame that chance alone took."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -56,10 +59,22 @@ class Image(SQLModel, table=True):
 
     split: "pool" (from the field), "train" or "holdout" (imported so). state: "new", "verified", "unreadable",
     "lost" (see `hub.lost`). guess, score, scores: what the camera's model said. flags: findings of verify, name ->
-    score. label: class name in force. decided: an operator labelled or skipped it.
+    score. label: class name in force. decided: an operator labelled or skipped it. Which side of the holdout an image
+    is on stands in `Assignment`.
     """
 
-    __table_args__ = (UniqueConstraint("camera", "event_id"),)
+    __table_args__ = (
+        UniqueConstraint("camera", "event_id"),
+        # Audit events are few; whoever looks for them must not read through all images, nor shall others pay.
+        Index(
+            "ix_image_audit",
+            "project",
+            "camera",
+            "release",
+            sqlite_where=text("why = 'audit'"),
+            postgresql_where=text("why = 'audit'"),
+        ),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     camera: str = Field(default="", index=True)
@@ -83,6 +98,59 @@ class Image(SQLModel, table=True):
     flags: dict[str, float] = Field(default_factory=dict, sa_type=JSON)
     label: str | None = Field(default=None, index=True)
     decided: bool = Field(default=False, index=True)
+
+
+class Assignment(SQLModel, table=True):
+    """Where a labelled image stands in the split, see `hub.split`; given once, and changed only by a bridge.
+
+    near: name of its group of near-copies, "" while it has not been compared with the others. side: "train", "holdout",
+    or "out" of both. since: the first holdout version that it is a member of, 0 for none.
+    """
+
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    project: str = Field(index=True)
+    near: str = Field(default="", index=True)
+    side: str
+    since: int = 0
+
+
+class HoldoutVersion(SQLModel, table=True):
+    """One state of a project's holdout: all images with side "holdout" and `since` from 1 to this number.
+
+    base: only images that came after this version decide verdicts; 0: all do. images: how many members it has.
+    """
+
+    __table_args__ = (UniqueConstraint("project", "number"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    number: int
+    base: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    images: int = 0
+    why: str = ""
+
+
+class Reference(SQLModel, table=True):
+    """What a run's model said of the images of one camera, or of all ("") when it was made: `hub.drift.Reference`."""
+
+    run_id: int = Field(primary_key=True, foreign_key="run.id")
+    camera: str = Field(primary_key=True)
+    data: bytes = Field(sa_type=LargeBinary)
+
+
+class Watch(SQLModel, table=True):
+    """The newest look at a camera's drift. release: that it ran; block: how many blocks of audit images that had given.
+
+    data: `hub.drift.Drift` as JSON.
+    """
+
+    camera: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    release: int
+    block: int
+    at: datetime = Field(sa_type=UtcDateTime)
+    data: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 
 class Embedding(SQLModel, table=True):
@@ -118,8 +186,10 @@ class Label(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """One training. state: queued, running, done, failed, cancelled. progress: 0..1.
 
-    snapshot: sha256 over the (image hash, label, split) lines it used. evaluation, comparison: `hub.evaluate` results
-    on the holdout; comparison is with the release in `against`. parts: name -> sha256 of the exported parts.
+    snapshot: sha256 over the (image hash, label, side) lines it used. evaluation, comparison: `hub.evaluate` results
+    on `holdout`, a version's number; comparison is with the release in `against`. slices: `hub.slices` on the same
+    images. doubt: why these scores may be wrong, "" for no reason. left_out: labelled images on neither side of the
+    split. parts: name -> sha256 of the exported parts.
     lease_until, beat: a running process renews its lease; after it the run counts as lost and may be taken again.
     """
 
@@ -141,12 +211,16 @@ class Run(SQLModel, table=True):
     labels: int = 0
     train_images: int = 0
     holdout_images: int = 0
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    doubt: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     curve: list[float] = Field(default_factory=list, sa_type=JSON)
     fit: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     evaluation: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     before: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     comparison: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     against: int = 0
+    slices: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": "[]"})
     parts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     golden_probabilities: list[list[float]] = Field(default_factory=list, sa_type=JSON)
     verdict: str = ""
@@ -155,7 +229,10 @@ class Run(SQLModel, table=True):
 
 
 class Release(SQLModel, table=True):
-    """A signed release. envelope: the bytes on `hone/release/{project}/{number}`. model: its ModelSpec as JSON."""
+    """A signed release. envelope: the bytes on `hone/release/{project}/{number}`. model: its ModelSpec as JSON.
+
+    holdout: the version that its run was judged on.
+    """
 
     __table_args__ = (UniqueConstraint("project", "number"),)
 
@@ -168,6 +245,7 @@ class Release(SQLModel, table=True):
     model: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     envelope: bytes = Field(sa_type=LargeBinary)
     note: str = ""
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     size: int = 0
     new_bytes: int = 0
 

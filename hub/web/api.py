@@ -20,8 +20,11 @@ from hub.web.images import State, label_view
 from hub.web.models import (
     CameraView,
     Done,
+    DriftView,
     Fault,
+    FieldView,
     Health,
+    HoldoutView,
     ImageDetail,
     ImagePage,
     LabelView,
@@ -96,6 +99,21 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def one_camera(site: str, camera: str) -> CameraView:
         """One camera."""
         return _found(views.camera(f"{site}/{camera}"), "camera")
+
+    @api.get("/drift")
+    def drift() -> list[DriftView]:
+        """The latest look at each camera's drift, by name; a camera that has sent too few audit images has none."""
+        return views.proofs.drift()
+
+    @api.get("/field")
+    def field() -> list[FieldView]:
+        """How often the newest releases are right in the field, by camera and on all of them."""
+        return views.proofs.field()
+
+    @api.get("/holdout")
+    def holdout() -> list[HoldoutView]:
+        """The versions of the holdout, the newest first."""
+        return views.proofs.holdout()
 
     @api.get("/images")
     def images(

@@ -7,7 +7,7 @@ from sqlmodel import col, func, select
 
 from hub.label import Desk
 from hub.store import Store
-from hub.tables import Image, Label
+from hub.tables import Assignment, Image, Label
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
 from shared.policy import AUDIT
 
@@ -60,7 +60,13 @@ class Images:
                 return None
             rows = session.exec(select(Label).where(Label.image_id == image_id).order_by(col(Label.id).desc())).all()
             undone = {one.undoes for one in rows}
-            return ImageDetail(**_image(image).model_dump(), history=[label_view(one, undone) for one in rows])
+            given = session.get(Assignment, image_id)
+            return ImageDetail(
+                **_image(image).model_dump(),
+                side=given.side if given else "",
+                since=given.since if given else 0,
+                history=[label_view(one, undone) for one in rows],
+            )
 
     def queue(self, count: int, exclude: Sequence[int]) -> QueueView:
         """The next images to label."""

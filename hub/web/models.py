@@ -44,7 +44,10 @@ class Figures(View):
 
 
 class Gain(View):
-    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right."""
+    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
+
+    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
+    """
 
     n: int = 0
     auc_gain: Interval | None = None
@@ -56,11 +59,25 @@ class Gain(View):
     reason: str = ""
 
 
+class SliceView(View):
+    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
+
+    kind: str
+    name: str
+    n: int
+    few: bool
+    accuracy: Interval | None = None
+    before: Interval | None = None
+    fixed: int = 0
+    broken: int = 0
+
+
 class RunView(View):
     """One training. release: number of the release made of it; against: the release it was compared with.
 
     loss, metric: while it runs, log-loss and AUC on images that the last step did not see; eta_s: seconds of the
-    present step that are left, at most.
+    present step that are left, at most. holdout: the version that its scores were measured on, 0 for none. doubt: why
+    they may be wrong, or "". left_out: labelled images on neither side of the split.
     """
 
     id: int
@@ -78,6 +95,9 @@ class RunView(View):
     labels: int
     train_images: int
     holdout_images: int
+    holdout: int
+    left_out: int
+    doubt: str
     against: int
     release: int | None
     verdict: str
@@ -89,10 +109,13 @@ class RunView(View):
 
 
 class RunDetail(RunView):
-    """One training with all that was kept of it. curve: the loss at each step."""
+    """One training with all that was kept of it. curve: the loss at each step. fixed, broken: ids of images."""
 
     attempts: int
     snapshot: str
+    slices: list[SliceView]
+    fixed: list[int]
+    broken: list[int]
     curve: list[float]
     fit: dict[str, Any]
     settings: dict[str, Any]
@@ -115,7 +138,9 @@ class RolloutView(View):
 
 
 class ReleaseView(View):
-    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images."""
+    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images, those of
+    version `holdout`. doubt: why they may be wrong, or "".
+    """
 
     number: int
     created_at: datetime
@@ -125,6 +150,8 @@ class ReleaseView(View):
     size: int
     new_bytes: int
     cameras: int
+    holdout: int
+    doubt: str
     verdict: str
     before: Figures | None
     after: Figures | None
@@ -179,6 +206,61 @@ class PreviewCounts(View):
 
 Follows = Literal["project", "own", "local", "waiting", "refused", "unknown"]
 """project: the project's; own, local: those of its edge.toml, as the project is silent or edge.toml goes first."""
+
+
+class HoldoutView(View):
+    """One version of the holdout. images: its members; deciding: those that came after version `base`, and so may still
+    decide. verdicts: given by those; worn: as many as they are good for.
+    """
+
+    number: int
+    base: int
+    created_at: datetime
+    why: str
+    images: int
+    deciding: int
+    verdicts: int
+    limit: int
+    worn: bool
+
+
+class MeasureView(View):
+    """One measure of drift: distance from 0 (alike) to 1, p-value; shares before and now, where it compares any."""
+
+    name: str
+    distance: float
+    p: float
+    reference: float | None
+    now: float | None
+
+
+class DriftView(View):
+    """The latest look at a camera. own: it was held to its own images, and not to the holdout. n: images looked at."""
+
+    camera: str
+    release: int
+    at: datetime
+    n: int
+    own: bool
+    drifted: bool
+    level: float
+    reason: str
+    measures: list[MeasureView]
+
+
+class FieldView(View):
+    """Share of right answers in the field, estimated from the random audit. camera: "" for all of them.
+
+    audits: audit images of the release; labelled: those it is estimated from; accuracy: None where they are too few.
+    """
+
+    release: int
+    camera: str
+    audits: int
+    labelled: int
+    accuracy: Interval | None
+
+
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
@@ -334,8 +416,13 @@ class LabelView(View):
 
 
 class ImageDetail(ImageView):
-    """A stored image with all its decisions, the newest first."""
+    """A stored image with all its decisions, the newest first.
 
+    side: "train", "holdout", "out" of both, or "" as long as no run has divided it; since: the first holdout version.
+    """
+
+    side: str
+    since: int
     history: list[LabelView]
 
 

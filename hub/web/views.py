@@ -11,10 +11,10 @@ from hub.registry import labels_since_run
 from hub.retrain import rules
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run
+from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Watch
 from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
-from hub.web.figures import figures, gain, number
+from hub.web.figures import figures, gain, ids, number, slices
 from hub.web.images import Images
 from hub.web.models import (
     CameraView,
@@ -29,6 +29,7 @@ from hub.web.models import (
     Totals,
 )
 from hub.web.previews import Previews
+from hub.web.proofs import Proofs
 from shared.clock import Clock
 
 _UNDER_WAY = ("queued", "running")
@@ -52,6 +53,7 @@ class Views:
         self._clock = clock
         self.images = Images(self._project, store, desk)
         self.previews = Previews(self._project, store)
+        self.proofs = Proofs(policies, store)
 
     def overview(self) -> Overview:
         """The front page."""
@@ -137,6 +139,9 @@ class Views:
                 **self._run(run, self._released(session, [run_id])).model_dump(),
                 attempts=run.attempts,
                 snapshot=run.snapshot,
+                slices=slices(run.slices),
+                fixed=ids(run.comparison.get("fixed")),
+                broken=ids(run.comparison.get("broken")),
                 curve=run.curve,
                 fit=run.fit,
                 settings=run.settings,
@@ -170,13 +175,14 @@ class Views:
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
             rollout = _rollout(session, self._project)
+            looks = session.exec(select(Watch.camera, Watch.at).order_by(Watch.camera)).all()
             held = self.previews.counts(session)
             shown = session.exec(select(func.max(Preview.id))).one()
         settings = self._policies.in_force().version
         way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
         return {
             "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
-            "cameras": _short(cameras),
+            "cameras": _short(cameras, looks),
             "images": _short(newest, unchecked),
             "labels": _short(decided),
             "previews": _short(shown, sorted((name, *dict(one).values()) for name, one in held.items())),
@@ -244,6 +250,9 @@ class Views:
             labels=run.labels,
             train_images=run.train_images,
             holdout_images=run.holdout_images,
+            holdout=run.holdout,
+            left_out=run.left_out,
+            doubt=run.doubt,
             against=run.against,
             release=released.get(run.id),
             verdict=run.verdict,
@@ -284,6 +293,8 @@ class Views:
                 size=row.size,
                 new_bytes=row.new_bytes,
                 cameras=sum(one.release == row.number for one in cameras),
+                holdout=row.holdout,
+                doubt=one.doubt if (one := runs.get(row.run_id)) else "",
                 verdict=run.verdict if (run := runs.get(row.run_id)) else "",
                 before=figures(run.before, self._classes) if run else None,
                 after=figures(run.evaluation, self._classes) if run else None,

@@ -19,7 +19,7 @@ from hub.tables import Image, Release, Run
 from shared.clock import SystemClock
 from shared.errors import StoreError
 from shared.files import sha256_hex
-from tests.hub.making import CLASSES, NOW, add_image, get_image
+from tests.hub.making import CLASSES, NOW, add_image, divide, get_image
 
 PARTS = {"backbone": b"backbone", "head": b"head", "golden": b"golden"}
 CLOCK = SystemClock()
@@ -415,6 +415,7 @@ def test_a_lost_image_is_neither_asked_about_nor_learned_from_and_keeps_its_labe
         store.blobs.path(get_image(store, one).sha256).unlink()
     desk = Desk(store, "cells", CLASSES, CLOCK)
     assert desk.counts().waiting == 2
+    divide(store)
     assert set(snapshot(store, "cells", CLASSES).ids) == {taught, kept}
     Repair(store)()
     assert waits not in {one.id for one in desk.next(10)}

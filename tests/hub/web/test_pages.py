@@ -13,6 +13,7 @@ from tests.hub.web.seed import Seeded
 Open = Callable[..., Watched]
 PATHS = [
     "/",
+    "/cameras",
     "/label",
     "/images",
     "/images/previews",
