@@ -74,11 +74,13 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     same, however many labels it has. seed: of folds, samples, first weights and the order of images. threads: of the
     processor. folds: for out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
 
-    Of "linear": l2, strengths to choose from, any order; max_iterations: of L-BFGS for one fit; shrinkage: of the
-    standardisation, see `hub.train`. Of the others: epochs at most, and patience, epochs without a lower out-of-fold
-    loss before the end; batch_size; learning_rate of AdamW; dropout before each layer of the head that is trained;
-    hidden units of "mlp"; augment, for "blocks" and "full"; precision: "mixed" computes in bfloat16 where that is safe;
-    device: "auto" takes a GPU where there is one.
+    l2: strengths of "linear" to choose from, in any order. max_iterations: of L-BFGS for one fit of "linear".
+    shrinkage: of the standardisation, see `hub.train`. epochs: at most; not of "linear", nor are the next five.
+    patience: epochs without a lower out-of-fold loss before the end. batch_size: images in a step. learning_rate: of
+    AdamW. dropout: share of a layer's inputs that is left out at random while training. device: "auto" takes a GPU
+    where there is one. precision: "mixed" computes in bfloat16 where that is safe; not of "linear". hidden: units of
+    the hidden layer of "mlp". blocks: the last ones of Lite0 that "blocks" trains. augment: random changes of images
+    for "blocks" and "full"; name only what leaves the label true.
 
     costs: of calling an image of one class another: {class: cost of missing it}, or {class: {called: cost}}.
     recall: {class: the share of its images that shall be found}. One of both; it decides which label a camera gives.

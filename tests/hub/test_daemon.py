@@ -739,3 +739,9 @@ def test_a_camera_that_drifts_is_seen_by_the_loop(scene):
     [look] = found()
     assert (look.camera, look.drifted, look.own) == (CAMERA, True, False)
     assert [one.name for one in look.measures] == ["low_score", "class_mix"]
+    assert daemon._drift() == [f"{CAMERA}: {look.reason}"], "what the retrain policy goes by"
+    with one.store.write() as session:
+        camera = session.get(Camera, CAMERA)
+        camera.release = 2
+        session.add(camera)
+    assert daemon._drift() == [], "of a release that it no longer runs"

@@ -95,11 +95,11 @@ def test_a_manifest_verifies_and_names_everything(store, pair):
 
 def test_references_travel_with_the_release_and_cost_nothing_twice(store, pair):
     rows = [make_release(store, pair, head=b"head %d" % one, references=b"rows" * 99) for one in range(2)]
-    got = open_signed(rows[1].envelope, RELEASE_TYPE, Manifest, reader(pair)).model.references
+    got = open_signed(rows[1].envelope, RELEASE_TYPE, Manifest, reader(pair)).body.model.references
     assert (got.sha256, got.size) == (hashlib.sha256(b"rows" * 99).hexdigest(), 396)
     assert rows[1].new_bytes == len(b"head 1") + len(rows[1].envelope)
     bare = make_release(store, pair, head=b"head 2")
-    assert open_signed(bare.envelope, RELEASE_TYPE, Manifest, reader(pair)).model.references is None
+    assert open_signed(bare.envelope, RELEASE_TYPE, Manifest, reader(pair)).body.model.references is None
     with store.read() as session:
         assert named.parts(session)[got.sha256] == "references of release 1"
 

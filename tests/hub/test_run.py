@@ -452,6 +452,26 @@ def test_a_run_is_repeated_from_its_row_bit_by_bit(learned, clock, change):
     assert new in snapshot(store, "cells", CLASSES).ids
 
 
+def test_a_repeated_run_keeps_its_sides_its_holdout_and_its_doubt(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    audits(store, 4, 9000)
+    execute(with_split(settings, share=1), store, queue(store), clock)
+    with store.write() as session:
+        moved = session.get(Assignment, all_images(store, Image.split == "train")[0].id)
+        moved.side = "out"
+        run = session.get(Run, 1)
+        run.doubt = "near-copies"
+        session.add_all([moved, run])
+    number = again(settings, store, 1, clock)
+    execute(with_split(settings, share=1), store, number, clock)
+    run = get_run(store, number)
+    assert (get_run(store, 2).holdout, get_run(store, 2).holdout_images) == (2, 48)
+    assert (run.holdout, run.holdout_images, run.train_images) == (1, 44, 16)
+    assert (run.parts, run.snapshot, run.doubt) == (first.parts, first.snapshot, "near-copies")
+    assert run.evaluation == first.evaluation
+
+
 def test_what_cannot_be_repeated_is_told(learned, clock):
     settings, store = learned
     with pytest.raises(TrainError, match="run 9: does not exist"):
