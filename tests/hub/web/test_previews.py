@@ -7,7 +7,9 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 from sqlmodel import Session, col, select
 
+from hub.policies import Policies
 from hub.tables import Image, Preview
+from hub.web.views import Views
 from shared.preprocess import decode
 from tests.hub.web.conftest import Watched
 from tests.hub.web.seed import Seeded
@@ -23,6 +25,11 @@ def ids(web: TestClient, query: str = "") -> list[int]:
 def asked(made: Seeded) -> set[int | None]:
     with made.store.read() as session:
         return set(session.exec(select(Preview.id).where(col(Preview.asked_at).is_not(None))))
+
+
+def views_of(made: Seeded) -> Views:
+    policies = Policies(made.settings, made.store, made.clock)
+    return Views(made.settings, made.store, made.desk, made.actions, made.clock, policies=policies)
 
 
 def arrive(made: Seeded, preview_id: int) -> None:
@@ -141,9 +148,7 @@ def test_cameras_and_the_overview_count_their_previews(web: TestClient) -> None:
 
 
 def test_a_page_is_told_of_every_change_and_of_no_other(made: Seeded) -> None:
-    from hub.web.views import Views
-
-    views = Views(made.settings, made.store, made.desk, made.actions, made.clock)
+    views = views_of(made)
 
     def change(what: Callable[[Session], None]) -> set[str]:
         before = views.fingerprints()
@@ -169,13 +174,11 @@ def test_a_page_is_told_of_every_change_and_of_no_other(made: Seeded) -> None:
 def test_lists_and_the_live_page_read_no_thumbnails(made: Seeded) -> None:
     from sqlalchemy import event as happening
 
-    from hub.web.views import Views
-
     texts: list[tuple[str, object]] = []
     happening.listen(
         made.store.engine, "before_cursor_execute", lambda _c, _u, text, args, *_m: texts.append((text, args))
     )
-    Views(made.settings, made.store, made.desk, made.actions, made.clock).fingerprints()
+    views_of(made).fingerprints()
     counted = [one for one in texts if "FROM preview" in one[0] and "count" in one[0]]
     assert len(counted) == 1
     with made.store.engine.connect() as connection:
