@@ -4,8 +4,6 @@ The distance to the nearest training embeddings (Sun et al., "Out-of-Distributio
 Neighbors", ICML 2022), cosine, against how far training images are from one another: what is far is the project's own.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +12,10 @@ ENOUGH = 20
 """Training images before anything is called novel."""
 MOST = 2000
 """Training images that are compared with; of more, evenly chosen ones."""
-LIMIT = 2.6
-"""Robust standard deviations, of log distances; chosen on the first half of tests/bench/verify.py."""
+WITHIN = 0.95
+"""Share of training images that are no farther from one another than what is usual; the paper's own choice."""
+LIMIT = 1.8
+"""So many times farther is novel; chosen on the first half of tests/bench/verify.py."""
 
 
 def unit(rows: Floats) -> Floats:
@@ -31,19 +31,12 @@ class Reference:
         self._units = unit(vectors[:: -(-len(vectors) // MOST)])
         cosines = self._units @ self._units.T
         np.fill_diagonal(cosines, -1.0)
-        usual = _log(1.0 - cosines.max(axis=1))
-        self._middle = float(np.median(usual))
-        self._spread = max(1.4826 * float(np.median(np.abs(usual - self._middle))), 0.05)
+        self._usual = max(float(np.quantile(1.0 - cosines.max(axis=1), WITHIN)), 1e-6)
 
     def distance(self, vector: Floats) -> float:
         """Cosine distance to the nearest training image, 0..2."""
         return max(0.0, 1.0 - float((self._units @ unit(vector)).max()))
 
     def score(self, distance: float) -> float:
-        """A distance in robust standard deviations above that of training images from one another."""
-        return float((_log(np.array(distance)) - self._middle) / self._spread)
-
-
-def _log(distances: NDArray[Any]) -> Floats:
-    logs: Floats = np.log(np.maximum(distances, 1e-6)).astype(np.float32)
-    return logs
+        """A distance, as a multiple of what is usual among training images."""
+        return distance / self._usual

@@ -105,9 +105,9 @@ async function decide(name) {
   group.images = group.images.filter((one) => !picked.has(one.id));
   group.size -= images.length;
   const left = images.length - made.length;
-  $("last").textContent = `${made.length} ${name || "skipped"}${left ? `, ${left} had been decided already` : ""}`;
   if (group.images.length) open(at);
   else await load(); // the rest of a large group, or the groups that are left
+  $("last").textContent = `${made.length} ${name || "skipped"}${left ? `, ${left} had been decided already` : ""}`;
 }
 
 async function undo() {
@@ -116,8 +116,8 @@ async function undo() {
   const made = await sure("/api/bulk/undo", { bulk, operator });
   if (!made) return;
   trail.pop();
-  $("last").textContent = `${made.length} taken back`;
   await load();
+  $("last").textContent = `${made.length} taken back`;
 }
 
 async function sure(path, body) { // the same body again until there is an answer
