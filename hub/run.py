@@ -9,15 +9,16 @@ import hashlib
 import importlib.metadata
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
-from hub import drift, embed, split, watch
+from hub import drift, embed, split, suspects, watch
 from hub.checkpoint import Checkpoint
 from hub.dataset import Snapshot, recalled, snapshot
 from hub.evaluate import compare, evaluate
@@ -28,7 +29,7 @@ from hub.settings import HubSettings, TrainSettings
 from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Release, Run
+from hub.tables import Image, Release, Run, Suspect
 from hub.thresholds import Decision, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
@@ -154,6 +155,9 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         vectors = _embedded(store, (backbone, part), how, every, lease, span=(0.72, 0.82))
         x = np.stack([vectors[one] for one in ids])
         result = _placed(tuned.trained, x[train], train_settings)
+
+    doubted = suspects.suspects(result.oof, y[train][result.oof_rows])
+    _doubt(store, run_id, project.classes, np.array(ids)[train][result.oof_rows], doubted)
 
     lease.write(step="exporting", progress=0.82)
     head_bytes = export_head(result.head)
@@ -299,6 +303,24 @@ def _told(decision: Decision, classes: list[str]) -> dict[str, Any]:
         "oof_recall": dict(zip(classes, decision.recall, strict=True)),
     }
     return said if decision.cost is None else {**said, "oof_cost": decision.cost}
+
+
+def _doubt(
+    store: Store, run_id: int, classes: list[str], ids: NDArray[np.int64], found: Sequence[suspects.Suspect]
+) -> None:
+    """Keep the labels that the model does not believe, for a second look. A run that is taken up again has new ones."""
+    with store.write() as session:
+        session.exec(delete(Suspect).where(col(Suspect.run_id) == run_id))
+        session.add_all(
+            Suspect(
+                run_id=run_id,
+                image_id=int(ids[one.row]),
+                label=classes[one.label],
+                guess=classes[one.guess],
+                confidence=one.confidence,
+            )
+            for one in found
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,11 +166,15 @@ class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Which images an operator is asked about, see `hub.label`.
 
     batch: images that are chosen at once, as far apart as can be. shortlist: the unsure half of a batch is chosen among
-    so many times its size of the least sure images.
+    so many times its size of the least sure images. repeat: share of all labels that ask again, blind, about an image
+    that was labelled before, to see whether operators agree; second_look: share that asks about images whose label the
+    last run doubts, see `hub.again`.
     """
 
     batch: Annotated[int, Meta(ge=1, le=1000)] = 25
     shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
+    repeat: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
+    second_look: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

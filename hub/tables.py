@@ -170,8 +170,50 @@ class Tombstone(SQLModel, table=True):
     purged_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Look(SQLModel, table=True):
+    """What verify measured on an image, to compare later ones with: `hub.looks.Look`. Arrays are little-endian.
+
+    bits: perceptual hash, 8 bytes. up, down: `quality.Light`. view: uint8. sharp, soft: float32. copy_of: image id.
+    """
+
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    bits: bytes = Field(sa_type=LargeBinary)
+    up: float
+    down: float
+    view: bytes = Field(sa_type=LargeBinary)
+    sharp: bytes = Field(sa_type=LargeBinary)
+    soft: bytes = Field(sa_type=LargeBinary)
+    copy_of: int | None = None
+
+
+class Skew(SQLModel, table=True):
+    """An embedding that a camera computed of an image that came later. vector: float16, little-endian.
+
+    distance: cosine distance to the hub's own of the same image, None while that is not known.
+    """
+
+    camera: str = Field(primary_key=True)
+    event_id: str = Field(primary_key=True)
+    vector: bytes = Field(sa_type=LargeBinary)
+    distance: float | None = None
+
+
+class Suspect(SQLModel, table=True):
+    """A label that a run does not believe, see `hub.suspects`. label, guess: class names; confidence: in the label."""
+
+    run_id: int = Field(primary_key=True, foreign_key="run.id")
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    label: str
+    guess: str
+    confidence: float
+
+
 class Label(SQLModel, table=True):
-    """One decision of an operator: kind "label" with a class name, "skip", or "undo" of an earlier one."""
+    """One decision of an operator: kind "label" with a class name, "skip", or "undo" of an earlier one.
+
+    ask: why the image was shown: "" for the queue, "second" (a model doubts the label before), "repeat" (do operators
+    agree?). bulk: id that the decisions have which were made at once, "" for single ones.
+    """
 
     id: int | None = Field(default=None, primary_key=True)
     image_id: int = Field(foreign_key="image.id", index=True)
@@ -181,6 +223,8 @@ class Label(SQLModel, table=True):
     at: datetime = Field(sa_type=UtcDateTime)
     undoes: int | None = Field(default=None, foreign_key="label.id")
     seconds: float | None = None
+    ask: str = ""
+    bulk: str = Field(default="", index=True)
 
 
 class Run(SQLModel, table=True):

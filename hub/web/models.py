@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from hub import again
+
 
 class View(BaseModel):
     """Base of all answers."""
@@ -261,6 +263,15 @@ class FieldView(View):
     accuracy: Interval | None
 
 
+class SkewView(View):
+    """Cosine distances between a camera's and the hub's embeddings of the same n images. far: look at this camera."""
+
+    n: int
+    median: float
+    largest: float
+    far: bool
+
+
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
@@ -268,7 +279,8 @@ class CameraView(View):
     """A camera. target: the release it should run now; status and words: how it stands; None: it has not said.
 
     previews: of images that it holds until somebody wants them. follows: whether it goes by the project's triage
-    settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words.
+    settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words. skew: how
+    far its embeddings are from the hub's.
     """
 
     name: str
@@ -280,6 +292,7 @@ class CameraView(View):
     status: CameraStatus
     words: str
     previews: PreviewCounts = PreviewCounts()
+    skew: SkewView | None = None
     agent: str | None = None
     clock: str | None = None
     reported_at: datetime | None = None
@@ -360,8 +373,11 @@ class QueueItem(View):
     """An image that waits for a label. url: what a browser can show.
 
     blind: it is of the random sample and not decided yet: nobody shall know what the model said, or the sample would
-    flatter the model. So guess is "", score None, scores empty.
+    flatter the model. So guess is "", score None, scores empty. ask: "" for a new one; "second" and "repeat" (see
+    `hub.again`) are blind as well. Send it back with the answer.
     """
+
+    ask: again.Ask = ""
 
     id: int
     url: str
@@ -413,10 +429,12 @@ class LabelView(View):
     undoes: int | None
     seconds: float | None
     undone: bool = False
+    ask: str = ""
+    bulk: str = ""
 
 
 class ImageDetail(ImageView):
-    """A stored image with all its decisions, the newest first.
+    """A stored image with all its decisions, the newest first. copy_of: the earlier image that it repeats.
 
     side: "train", "holdout", "out" of both, or "" as long as no run has divided it; since: the first holdout version.
     """
@@ -424,6 +442,7 @@ class ImageDetail(ImageView):
     side: str
     since: int
     history: list[LabelView]
+    copy_of: int | None = None
 
 
 class ImagePage(View):
@@ -433,6 +452,34 @@ class ImagePage(View):
     limit: int
     offset: int
     items: list[ImageView]
+
+
+class AgreementView(View):
+    """How often two decisions on one image were the same: of n, the share, and Cohen's kappa where it is defined."""
+
+    n: int
+    share: float
+    kappa: float | None
+
+
+class AgainView(View):
+    """What was asked again. repeats: all; own: of one operator with himself; second: of second looks; None: none yet.
+
+    suspects: labels that the newest run doubts and that nobody has looked at again.
+    """
+
+    repeats: AgreementView | None
+    own: AgreementView | None
+    others: AgreementView | None
+    second: AgreementView | None
+    suspects: int
+
+
+class ClusterView(View):
+    """Images that look alike, the most typical first. size: how many wait; images: some of them."""
+
+    size: int
+    images: list[QueueItem]
 
 
 class QueueCounts(View):
@@ -487,6 +534,7 @@ class Overview(View):
     latest: int
     releases: list[ReleaseView]
     rollout: RolloutView | None
+    again: AgainView
 
 
 class Health(View):

@@ -72,6 +72,10 @@ class Pages:
         def label(request: Request) -> Response:
             return self._page(request, "label.html", classes=self._settings.project.classes)
 
+        @pages.get("/label/clusters")
+        def clusters(request: Request) -> Response:
+            return self._page(request, "clusters.html", classes=self._settings.project.classes)
+
         @pages.get("/images")
         def images(
             request: Request,

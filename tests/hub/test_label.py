@@ -254,3 +254,54 @@ def test_operators_in_threads_decide_every_image_once(store, desk):
     assert sorted(decided) == ids
     assert desk.counts() == Counts(waiting=0, labelled=30, skipped=0)
     assert len(history(store)) == 30
+
+
+# -- many at once
+
+
+def test_one_decision_on_many_is_taken_back_at_once(store, desk):
+    ids = waiting(store, 5)
+    desk.decide(ids[0], "good", operator="Omar")
+    made = desk.decide_all([*ids, ids[1]], "defect", operator="Mira", bulk="bulk-0001")
+    assert [one.image_id for one in made] == ids[1:], "what is decided is left alone"
+    assert {get_image(store, one).label for one in ids[1:]} == {"defect"}
+    assert desk.next(10) == []
+    assert len(desk.decide_all(ids, "good", operator="Mira", bulk="bulk-0001")) == 4
+    assert desk.counts() == Counts(waiting=0, labelled=5, skipped=0)
+    assert len(desk.undo_all("bulk-0001", operator="Mira")) == 4
+    assert desk.undo_all("bulk-0001", operator="Mira") == []
+    assert [(get_image(store, one).label, get_image(store, one).decided) for one in ids] == [
+        ("good", True),
+        *[(None, False)] * 4,
+    ]
+    assert {one.id for one in desk.next(10)} == set(ids[1:])
+
+
+def test_many_can_be_skipped_and_undo_takes_them_all_back(store, desk):
+    ids = waiting(store, 3)
+    desk.decide_all(ids, "", operator="Mira", bulk="bulk-0002")
+    assert desk.counts().skipped == 3
+    desk.undo(operator="Mira")
+    assert desk.counts() == Counts(waiting=3, labelled=0, skipped=0)
+
+
+def test_of_many_that_were_decided_anew_only_the_standing_are_taken_back(store, desk):
+    first, second = waiting(store, 2)
+    desk.decide_all([first, second], "good", operator="Mira", bulk="bulk-0003")
+    desk.decide(first, "defect", operator="Omar")
+    desk.undo_all("bulk-0003", operator="Mira")
+    assert get_image(store, first).label == "defect"
+    assert get_image(store, second).label is None
+
+
+def test_what_cannot_be_decided_at_once_is_not_decided_at_all(store, desk):
+    ids = waiting(store, 2)
+    with pytest.raises(LabelError, match="image 999"):
+        desk.decide_all([*ids, 999], "good", operator="Mira", bulk="bulk-0004")
+    with pytest.raises(LabelError, match="'crack' is not a class"):
+        desk.decide_all(ids, "crack", operator="Mira", bulk="bulk-0005")
+    desk.decide_all(ids, "good", operator="Mira", bulk="bulk-0006")
+    for operator, bulk in (("Omar", "bulk-0006"), ("Mira", "unknown")):
+        with pytest.raises(LabelError, match="has made no such decision"):
+            desk.undo_all(bulk, operator=operator)
+    assert len(history(store)) == 2

@@ -18,7 +18,7 @@ from hub.export import export_head
 from hub.release import PARTS, model_of
 from hub.run import again, execute
 from hub.settings import DriftSettings, SplitSettings
-from hub.tables import Assignment, Embedding, Image, Reference, Release, Run
+from hub.tables import Assignment, Embedding, Image, Reference, Release, Run, Suspect
 from hub.train import train_head
 from hub.underway import LEASE, Story
 from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
@@ -324,6 +324,20 @@ def test_a_run_leaves_references_for_drift(learned, clock):
         "site/a": (21, (21, 32)),
     }
     assert samples[""].classes.count("good") in range(19, 26), "as its model says"
+
+
+def test_labels_that_the_run_does_not_believe_are_kept_for_a_second_look(learned, clock):
+    """One good part is called a defect: the other ones say so, and no held-out image is ever doubted."""
+    settings, store = learned
+    wrong = add_image(store, picture(6001), label="defect", decided=True)
+    run = queue(store)
+    execute(settings, store, run, clock)
+    with store.read() as session:
+        found = session.exec(select(Suspect).where(Suspect.run_id == run).order_by(col(Suspect.confidence))).all()
+        held = set(session.exec(select(Image.id).where(Image.split == "holdout")))
+    assert (found[0].image_id, found[0].label, found[0].guess) == (wrong, "defect", "good")
+    assert found[0].confidence < 0.5
+    assert not held & {one.image_id for one in found}
 
 
 # -- how a run ends
