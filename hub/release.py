@@ -35,7 +35,7 @@ from shared.policy import TriageSettings, to_wire
 from shared.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
-PARTS = ("backbone", "head", "golden")
+PARTS = ("backbone", "head", "golden", "references")
 IN_FLIGHT = 1 << 20
 """Bytes of retained chunks that the broker may owe us an acknowledgement for."""
 MAX_WANTED = 10_000
