@@ -67,7 +67,8 @@ def novelty(distance: float, spacing: float, above: float) -> float:
 
 
 def _bend(measure: float, threshold: float, most: float) -> float:
-    """A measure from 0 to `most` on the scale of values."""
+    """A measure from 0 to `most` on the scale of values; rounding may take it a little beyond."""
+    measure = min(measure, most)
     if measure > threshold:
         return JUST + JUST * (measure - threshold) / (most - threshold)
     return JUST * measure / threshold if threshold > 0 else 0.0

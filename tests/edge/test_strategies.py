@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.strategies import Judge, band, entropy, low_score, margin, novelty, rare
@@ -62,6 +62,7 @@ def test_novelty_is_half_as_far_as_the_farthest_training_image() -> None:
 
 
 @given(st.lists(SHARES, min_size=2, max_size=6), SHARES, SHARES)
+@example([1.0, 1.0, 1.0], 0.0, 1.0)  # three equal shares round to an entropy above the largest
 def test_every_value_is_on_the_scale(numbers: list[float], score: float, threshold: float) -> None:
     probabilities = p(*numbers)
     probabilities = probabilities / probabilities.sum() if probabilities.sum() > 0 else p(*[0.5, 0.5])
