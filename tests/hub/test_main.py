@@ -302,7 +302,7 @@ def test_settings_are_shown_set_and_taken_back(config, capsys):
     capsys.readouterr()
     assert main(["settings", "train.seed", "--clear", "train.l2", "--config", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of the folds.\n" in out
+    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of folds, samples, first weights and the order of images.\n" in out
     assert found.now().train.l2 == read(config).train.l2
 
 
@@ -310,7 +310,7 @@ def test_settings_are_shown_set_and_taken_back(config, capsys):
     ("asked", "says"),
     [
         ("train.folds=1", "train.folds is 1; allowed: whole number from 2 to 100"),
-        ("train.fold=1", "train.fold is no setting; allowed: train.l2"),
+        ("train.fold=1", "train.fold is no setting; allowed: train.kind"),
         ("train.fold", "'train.fold' is no setting"),
         ("triage.low_score=high", 'triage.low_score is "high"; allowed: number from 0 to 1'),
     ],
