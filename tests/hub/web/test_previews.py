@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 from sqlmodel import Session, col, select
 
+from hub.policies import Policies
 from hub.tables import Image, Preview
 from shared.preprocess import decode
 from tests.hub.web.conftest import Watched
@@ -143,7 +144,8 @@ def test_cameras_and_the_overview_count_their_previews(web: TestClient) -> None:
 def test_a_page_is_told_of_every_change_and_of_no_other(made: Seeded) -> None:
     from hub.web.views import Views
 
-    views = Views(made.settings, made.store, made.desk, made.actions, made.clock)
+    of = made.settings, made.store, made.desk, made.actions, made.clock
+    views = Views(*of, policies=Policies(made.settings, made.store, made.clock))
 
     def change(what: Callable[[Session], None]) -> set[str]:
         before = views.fingerprints()
@@ -175,7 +177,8 @@ def test_lists_and_the_live_page_read_no_thumbnails(made: Seeded) -> None:
     happening.listen(
         made.store.engine, "before_cursor_execute", lambda _c, _u, text, args, *_m: texts.append((text, args))
     )
-    Views(made.settings, made.store, made.desk, made.actions, made.clock).fingerprints()
+    of = made.settings, made.store, made.desk, made.actions, made.clock
+    Views(*of, policies=Policies(made.settings, made.store, made.clock)).fingerprints()
     counted = [one for one in texts if "FROM preview" in one[0] and "count" in one[0]]
     assert len(counted) == 1
     with made.store.engine.connect() as connection:

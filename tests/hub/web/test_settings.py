@@ -42,7 +42,7 @@ def test_all_settings_are_listed_with_all_there_is_to_know(web: TestClient) -> N
         "choices": [],
         "low": 0.0,
         "high": 1.0,
-        "doc": "a frame whose best probability is below this is an event.",
+        "doc": "a confidence score below this.",
     }
 
 
