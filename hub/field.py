@@ -15,7 +15,8 @@ from sqlalchemy import select
 from sqlmodel import Session, col
 
 from hub.evaluate import Interval, wilson
-from hub.tables import AUDIT, Image
+from hub.tables import Image
+from shared.policy import AUDIT
 
 BOOTSTRAP = 1000
 FEW = 20

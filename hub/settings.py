@@ -293,7 +293,10 @@ def crossed(settings: HubSettings) -> dict[str, str]:
     if retrain.every_positives and not retrain.positive and len(classes) > 2:
         return {"retrain.positive": f"must name the class of interest; allowed: one of {', '.join(classes)}"}
     if retrain.on_drift and not settings.drift.false_alarm:
-        return {"retrain.on_drift": "needs tests for drift; allowed with drift.false_alarm 0: false"}
+        return {
+            "retrain.on_drift": "needs tests for drift; allowed with drift.false_alarm 0: false",
+            "drift.false_alarm": "is 0; allowed with retrain.on_drift: above 0",
+        }
     if trouble := _crossed_triage(settings.triage, classes):
         return trouble
     return _crossed_train(settings.train, classes)

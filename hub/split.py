@@ -31,8 +31,9 @@ from sqlmodel.sql.expression import SelectOfScalar
 from hub.lost import LOST
 from hub.settings import SplitSettings
 from hub.store import Store
-from hub.tables import AUDIT, Assignment, HoldoutVersion, Image, Run
+from hub.tables import Assignment, HoldoutVersion, Image, Run
 from shared.clock import Clock
+from shared.policy import AUDIT
 
 Side = Literal["train", "holdout", "out"]
 VERDICTS = ("better", "same", "worse")

@@ -10,9 +10,6 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-AUDIT = "audit"
-"""`Image.why` of a frame that chance alone took."""
-
 
 class UtcDateTime(TypeDecorator[datetime]):
     """Timezone-aware UTC in Python, naive UTC in the database (SQLite has no time zones)."""

@@ -11,8 +11,9 @@ from sqlmodel import Session, col, func, select
 from hub.drift import Basis, Drift, Sample, compare, sample
 from hub.settings import DriftSettings
 from hub.store import Store
-from hub.tables import AUDIT, Assignment, Camera, Embedding, Image, Reference, Release, Watch
+from hub.tables import Assignment, Camera, Embedding, Image, Reference, Release, Watch
 from shared.clock import Clock
+from shared.policy import AUDIT
 
 MOST = 200
 """Images of a reference, at most; the newest."""

@@ -82,13 +82,13 @@ def test_an_image_says_on_which_side_it_is(open_page: Open, web: TestClient) -> 
 def test_the_field_is_told_by_release_and_camera(open_page: Open, web: TestClient, made: Seeded) -> None:
     audits(made, "line-1/top", 4, 42, 36)
     audits(made, "line-2/top", 4, 10, 4)
-    everyone, top, few = web.get("/api/field").json()
+    everyone, top, few = (one for one in web.get("/api/field").json() if one["release"] == 4)
     assert (everyone["camera"], everyone["audits"], everyone["labelled"]) == ("", 52, 48)
     assert (top["camera"], top["accuracy"]["value"], top["labelled"]) == ("line-1/top", 0.9, 40)
     assert (few["camera"], few["accuracy"]) == ("line-2/top", None)
     table = open_page("/cameras").page.locator("#field")
-    expect(table.locator("tr", has_text="line-1/top")).to_contain_text("0.900")
-    expect(table.locator("tr", has_text="line-2/top")).to_contain_text("too few labels")
+    expect(table.locator("tr", has_text="line-1/top").first).to_contain_text("0.900")
+    expect(table.locator("tr", has_text="line-2/top").first).to_contain_text("too few labels")
 
 
 def test_drift_is_told_by_camera_and_shown_as_it_comes(open_page: Open, web: TestClient, made: Seeded) -> None:
