@@ -39,7 +39,7 @@ def mix(waiting: Waiting, count: int, *, shortlist: int = 4, seed: int = 0) -> l
     `C_ij^2 / (C_jj + NOISE)` off the variance of image i, C being the covariance given all that is known (Cohn,
     Ghahramani and Jordan 1996, arXiv:cs/9603104; Yu, Bi and Tresp 2006, transductive experimental design). It counts by
     how unsure the model is of image i (as in Fisher designs: Ash et al. 2021, arXiv:2106.09675), and the sum by how
-    unsure it is of j (Lewis and Gale 1994). So what is chosen covers what waits, above all a new line, is no outlier, no copy, and no news.
+    unsure it is of j (Lewis and Gale 1994). So what is chosen covers what waits, above all a new line, and is no copy.
     Of more than MOST images that wait or are known, so many count, spread evenly over the scores, or over time.
     """
     if not len(waiting.scores):
