@@ -8,7 +8,7 @@ pool's images are on the hub, so the bytes are the same for every policy; each i
 
 - baseline: random selection, frozen Lite0 (`features = "pooled"`) with the default head, at 400 labels beyond the
   start set: its mean AUC on the holdout, and on the holdout's poly part, are the targets.
-- ours: `hub.choose.mix` by the scores of the head that was trained on the labels so far, on `features = "stages"`.
+- ours: the default order, `hub.choose.mix`, by the scores of the head that was trained on the labels so far, on `features = "stages"`.
 - same head: both selections on "stages", so that only the selection differs; and head: random selection on "stages"
   against the baseline, so that only the head's features differ.
 
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from hub.choose import Waiting, mix
+from hub.choose import ORDERS, Waiting
 from hub.demo.cells import load, split
 from hub.export import export_backbone
 from hub.settings import TrainSettings
@@ -46,7 +46,7 @@ SPARSE = range(0, BUDGET + 1, 100)
 """Where the curve of random selection on "stages" is measured; straight lines between lie a little below it."""
 POOLED = 1280
 COPY = 0.995
-CEILINGS = 5
+CEILINGS = 4
 DRAWS = 2000
 
 
@@ -88,8 +88,8 @@ class World:
         truth = self.y[self.holdout]
         return head, [roc_auc_score(truth, said), roc_auc_score(truth[self.poly], said[self.poly])]
 
-    def ours(self):
-        """AUCs [steps, 2] while `mix` chooses."""
+    def ours(self, order):
+        """AUCs [steps, 2] while an order of `hub.choose` chooses."""
         rows, pool, curve = self.start, self.pool, []
         dims = self.x.shape[1]
         for labels in STEPS:
@@ -97,7 +97,7 @@ class World:
             curve.append(aucs)
             if labels < BUDGET:
                 waiting = Waiting(head.confidences(self.x[pool]), self.x[pool], [""] * len(pool), self.x[rows])
-                chosen = mix(waiting, BATCH)
+                chosen = ORDERS[order](waiting, BATCH, seed=labels)
                 rows, pool = np.r_[rows, pool[chosen]], np.delete(pool, chosen)
         return curve
 
@@ -109,12 +109,13 @@ class World:
 
 def measure_seed(work):
     """All curves of one seed."""
-    cells, x, seed, with_ceiling = work
+    cells, x, seed, with_ceiling, order = work
     begin = time.perf_counter()
     world, dims = World(cells, x, seed), x.shape[1]
+    ours = world.ours(order)
     found = {
-        "ours": world.ours(),
-        "random": world.random(dims, SPARSE),
+        "ours": ours,
+        "random": [ours[0], *world.random(dims, SPARSE[1:])],
         "baseline": world.random(POOLED, [BUDGET]),
         "ceiling": world.random(dims, [len(world.pool)]) if with_ceiling else None,
     }
@@ -152,11 +153,16 @@ def elpv(arguments):
     keep = apart(x[:, :POOLED])
     cells, x = [cell for cell, kept in zip(cells, keep, strict=True) if kept], x[keep]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    work = [(cells, x, seed, number < CEILINGS) for number, seed in enumerate(seeds)]
+    work = [(cells, x, seed, number < CEILINGS, arguments.order) for number, seed in enumerate(seeds)]
     with get_context("spawn").Pool(arguments.processes) as pool:
         found = pool.map(measure_seed, work, chunksize=1)
     ours, random, baseline = (np.array([one[key] for one in found]) for key in ("ours", "random", "baseline"))
-    result = {"seeds": len(seeds), "first_seed": arguments.first, "near_copies": int((~keep).sum())}
+    result = {
+        "seeds": len(seeds),
+        "order": arguments.order,
+        "first_seed": arguments.first,
+        "near_copies": int((~keep).sum()),
+    }
     for part, name in enumerate(("", "_poly")):
         rng = np.random.default_rng(0)
         target, same = baseline[:, -1, part], random[:, -1, part]
@@ -188,6 +194,7 @@ def main():
     parser.add_argument("--part", choices=["all", "elpv", "rare"], default="all", help="what to measure (default: all)")
     parser.add_argument("--seeds", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--first", type=int, default=0, help="the first one (default: 0); tuned on 1000 and beyond")
+    parser.add_argument("--order", choices=list(ORDERS), default="mix", help="ours (default: mix)")
     parser.add_argument("--processes", type=int, default=2, help="at once, one core each (default: 2)")
     parser.add_argument("--cache", type=Path, default=Path(".hone/cache"), help="folder of converted backbones")
     parser.set_defaults(tune=False)  # of part (b): reported, not tuned on
