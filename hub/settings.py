@@ -57,7 +57,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     a class has fewer labels, never less than 2. max_iterations: of L-BFGS for one fit. class_balanced: every
     class weighs the same, however many labels it has. shrinkage: of the standardisation, see `hub.train`. seed: of the
     folds. threads: that torch may use. features: what of Lite0 the head sees: "pooled" is its last map alone, "stages"
-    the maps at the end of each stage too: more is learned from few labels, embeddings are 2.3 times as long.
+    the ends of the stages before too: more is learned from few labels, embeddings are 2.2 times as long.
     """
 
     l2: tuple[float, ...] = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)

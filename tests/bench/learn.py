@@ -8,15 +8,16 @@ pool's images are on the hub, so the bytes are the same for every policy; each i
 
 - baseline: random selection, frozen Lite0 (`features = "pooled"`) with the default head, at 400 labels beyond the
   start set: its mean AUC on the holdout, and on the holdout's poly part, are the targets.
-- ours: the default order, `hub.choose.mix`, by the scores of the head that was trained on the labels so far, on `features = "stages"`.
-- same head: both selections on "stages", so that only the selection differs; and head: random selection on "stages"
-  against the baseline, so that only the head's features differ.
+- ours: the default order, `hub.choose.mix`, by the scores of the head that was trained on the labels so far, on
+  `features = "stages"`.
+- `_same_head`: both selections on "stages", so that only the selection differs; `_random_selection`: random selection
+  on "stages" against the baseline, so that only what the head sees differs.
 
 `labels_ratio` = 400 / the labels that ours needs to reach the target, interpolated on the mean curves of all seeds;
 `_poly` the same on the poly part; intervals are of 95 %, by bootstrap over seeds, which are paired. A ratio of null:
-not reached with 400. `ceiling`: AUC with all labels of the pool, over the first seeds: no selection can be better for
-long. Selection, features and all settings were tuned on seeds from 1000 on, reported are 0 to 49: other splits, but of
-the same cells.
+not reached with 400. `ceiling_auc`: with all labels of the pool, over the first seeds: no selection stays above it.
+Selection, features and all settings were tuned on seeds from 1000 on, reported are 0 to 49: other splits, but of the
+same cells.
 
 (b) `tests.bench.rare`. The last line is one JSON object.
 """
@@ -71,8 +72,8 @@ def apart(x):
 class World:
     """One seed's split: rows of start, pool and holdout."""
 
-    def __init__(self, cells, x, seed):
-        self.x, self.seed = x, seed
+    def __init__(self, cells, x, seed, dims):
+        self.x, self.seed, self.dims = x, seed, dims
         self.y = np.array([cell.label == "defective" for cell in cells], int)
         row = {cell: number for number, cell in enumerate(cells)}
         dealt = split(cells, seed, cameras=1)
@@ -91,12 +92,12 @@ class World:
     def ours(self, order):
         """AUCs [steps, 2] while an order of `hub.choose` chooses."""
         rows, pool, curve = self.start, self.pool, []
-        dims = self.x.shape[1]
         for labels in STEPS:
-            head, aucs = self.train(rows, dims)
+            head, aucs = self.train(rows, self.dims)
             curve.append(aucs)
             if labels < BUDGET:
-                waiting = Waiting(head.confidences(self.x[pool]), self.x[pool], [""] * len(pool), self.x[rows])
+                seen, known = self.x[pool, : self.dims], self.x[rows, : self.dims]
+                waiting = Waiting(head.confidences(seen), seen, [""] * len(pool), known)
                 chosen = ORDERS[order](waiting, BATCH, seed=labels)
                 rows, pool = np.r_[rows, pool[chosen]], np.delete(pool, chosen)
         return curve
@@ -109,9 +110,9 @@ class World:
 
 def measure_seed(work):
     """All curves of one seed."""
-    cells, x, seed, with_ceiling, order = work
+    cells, x, seed, with_ceiling, order, dims = work
     begin = time.perf_counter()
-    world, dims = World(cells, x, seed), x.shape[1]
+    world = World(cells, x, seed, dims)
     ours = world.ours(order)
     found = {
         "ours": ours,
@@ -153,7 +154,8 @@ def elpv(arguments):
     keep = apart(x[:, :POOLED])
     cells, x = [cell for cell, kept in zip(cells, keep, strict=True) if kept], x[keep]
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    work = [(cells, x, seed, number < CEILINGS, arguments.order) for number, seed in enumerate(seeds)]
+    dims = POOLED if arguments.features == "pooled" else x.shape[1]
+    work = [(cells, x, seed, number < CEILINGS, arguments.order, dims) for number, seed in enumerate(seeds)]
     with get_context("spawn").Pool(arguments.processes) as pool:
         found = pool.map(measure_seed, work, chunksize=1)
     ours, random, baseline = (np.array([one[key] for one in found]) for key in ("ours", "random", "baseline"))
@@ -195,6 +197,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--first", type=int, default=0, help="the first one (default: 0); tuned on 1000 and beyond")
     parser.add_argument("--order", choices=list(ORDERS), default="mix", help="ours (default: mix)")
+    parser.add_argument("--features", choices=["stages", "pooled"], default="stages", help="ours (default: stages)")
     parser.add_argument("--processes", type=int, default=2, help="at once, one core each (default: 2)")
     parser.add_argument("--cache", type=Path, default=Path(".hone/cache"), help="folder of converted backbones")
     parser.set_defaults(tune=False)  # of part (b): reported, not tuned on
