@@ -10,51 +10,13 @@ from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from hub import again
+from hub.choose import ORDERS, Waiting
 from hub.settings import LabelSettings
 from hub.store import Store
-from hub.tables import Embedding, Image, Label
+from hub.tables import Embedding, Image, Label, Release
 from shared.clock import Clock
 from shared.errors import LabelError
-
-COPY = 1e-6
-"""Cosine distance below which an image teaches nothing new; one is asked for only when there is nothing else."""
-
-
-def choose(
-    scores: NDArray[np.float32],
-    embeddings: NDArray[np.float32],
-    known: NDArray[np.float32],
-    count: int,
-    shortlist: int = LabelSettings().shortlist,
-) -> list[int]:
-    """Pick `count` of n images to label: in turn the one farthest from all known ones, and the farthest unsure one.
-
-    scores: confidence, float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already.
-    shortlist: how many times `count` images are unsure ones, but at most a third of all. Returns indices, first the one
-    to ask first. The first half is greedy k-center (Sener and Savarese, "Active
-    Learning for CNNs: A Core-Set Approach", 2018) over all, the second the same among the least confident (Lewis and
-    Gale 1994): unsure ones alone are a poor first batch, since a model that meets a new line is also wrong where it
-    is sure.
-    """
-    points = _unit(embeddings)
-    unsure = np.zeros(len(points), bool)
-    unsure[np.argsort(scores, kind="stable")[: min(shortlist * count, max(1, len(points) // 3))]] = True
-    # Where nothing is known yet, the least sure one starts.
-    distance = 1.0 - (points @ _unit(known).T).max(axis=1) if len(known) else 2.0 - scores
-    chosen: list[int] = []
-    for turn in range(min(count, len(points))):
-        open_ones = distance if turn % 2 == 0 else np.where(unsure, distance, -1.0)
-        best = int((open_ones if open_ones.max() > COPY else distance).argmax())
-        chosen.append(best)
-        distance = np.minimum(distance, 1.0 - points @ points[best])
-        distance[chosen] = -1.0
-    return chosen
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1, for cosine distances."""
-    scaled: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return scaled
+from shared.litert import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +39,7 @@ class Question:
 class Desk:
     """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads.
 
-    settings: asked before each batch is chosen.
+    settings: asked before each batch is chosen, so that another order holds from the next batch on.
     """
 
     def __init__(
@@ -113,7 +75,7 @@ class Desk:
         with self._lock, self._store.read() as session:
             found = self._take(session, count, set(exclude))
             if len(found) < count:
-                self._order = self._plan(session, max(settings.batch, count), set(exclude), settings.shortlist)
+                self._order = self._plan(session, count, set(exclude), settings)
                 found = self._take(session, count, set(exclude))
             return [Question(one, self._again.get(one.id or 0, "")) for one in found]
 
@@ -273,8 +235,9 @@ class Desk:
         found |= {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(known)))}
         return [found[one] for one in wanted if one in found]
 
-    def _plan(self, session: Session, count: int, exclude: set[int], shortlist: int) -> list[int]:
-        """A fresh order of the next images to ask about."""
+    def _plan(self, session: Session, count: int, exclude: set[int], settings: LabelSettings) -> list[int]:
+        """A fresh order of the next images to ask about, at least `count`."""
+        count = max(settings.batch, count)
         images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
         # Distances mean something within one backbone only: the newest image's.
         backbone = session.exec(
@@ -283,27 +246,54 @@ class Desk:
             .where(Image.project == self._project, Image.split == "pool")
             .order_by(col(Embedding.image_id).desc())
         ).first()
+        # What was imported to train on is known as well: the first images of a project are no news.
         vectors = dict(
             session.exec(
                 select(Embedding.image_id, Embedding.vector)
                 .join(Image, col(Image.id) == col(Embedding.image_id))
-                .where(Image.project == self._project, Image.split == "pool", Embedding.backbone == backbone)
+                .where(Image.project == self._project, Image.split != "holdout", Embedding.backbone == backbone)
             ).all()
         )
         others = sorted((one for one in images if one.id not in vectors), key=lambda one: one.score)
         images = [one for one in images if one.id in vectors]
         labelled = session.exec(
-            select(Image.id).where(Image.project == self._project, Image.split == "pool", col(Image.decided).is_(True))
+            select(Image.id).where(
+                Image.project == self._project,
+                (col(Image.split) == "train") | ((col(Image.split) == "pool") & col(Image.decided).is_(True)),
+            )
         ).all()
         rows = _matrix([vectors[one.id] for one in images if one.id is not None])
-        known = _matrix([vectors[one] for one in labelled if one in vectors])
-        scores = np.array([one.score for one in images], np.float32)
-        order = choose(scores, rows, known, count, shortlist) if images else []
+        waiting = Waiting(
+            scores=self._scores(session, backbone, images, rows),
+            embeddings=rows,
+            cameras=[one.camera for one in images],
+            known=_matrix([vectors[one] for one in labelled if one in vectors]),
+        )
+        rule = ORDERS[settings.order]
+        order = rule(waiting, count, shortlist=settings.shortlist, seed=len(labelled)) if images else []
         chosen = [*(images[one] for one in order), *others][:count]
         self._again = {
-            one: ask for one, ask in again.due(session, self._project, self._settings()).items() if one not in exclude
+            one: ask for one, ask in again.due(session, self._project, settings).items() if one not in exclude
         }
         return again.mixed([one.id for one in chosen if one.id is not None], list(self._again))
+
+    def _scores(
+        self, session: Session, backbone: str | None, images: Sequence[Image], rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What the newest release says of these images, float32 [n]: a camera may have known less.
+
+        What the camera said, where there is no release for these embeddings, or its head gives no confidence score.
+        """
+        said = np.array([one.score for one in images], np.float32)
+        release = session.exec(
+            select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
+        ).first()
+        if release is None or release.model["backbone"]["sha256"] != backbone:
+            return said
+        head = Part(self._store.blobs.read(release.model["head"]["sha256"]), name="head")
+        if len(head.output_shapes) == 1 or head.input_shape != (1, rows.shape[-1]):
+            return said
+        return np.array([head.run_all(row[np.newaxis])[1][0, 0] for row in rows], np.float32)
 
     def _waiting(self) -> SelectOfScalar[Image]:
         return select(Image).where(

@@ -86,7 +86,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         },
         versions=_versions(),
     )
-    backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone)
+    backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone, train_settings.features)
     part = Part(backbone_bytes, name="backbone")
     if train_settings.backbone:
         whole = set(_all_images(store, project.name))

@@ -69,10 +69,12 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     kind: "linear" and "mlp" (one hidden layer) train a head on stored embeddings; "blocks" (the last `blocks` of Lite0)
     and "full" (all of it) make a new backbone with its head. backbone: one's own instead of Lite0, for both heads: a
-    .tflite, or an exported torch program (.pt2); "": Lite0. images: train on so many at most, 0: all. replay: share of
-    the images that the last run knew already to train on, next to all new ones. class_balanced: every class weighs the
-    same, however many labels it has. seed: of folds, samples, first weights and the order of images. threads: of the
-    processor. folds: for out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
+    .tflite, or an exported torch program (.pt2); "": Lite0. features: what of Lite0 a head sees: "pooled" is its last
+    map alone, "stages" the ends of the stages before too: more is learned from few labels, embeddings are 2.2 times as
+    long. images: train on so many at most, 0: all. replay: share of the images that the last run knew already to train
+    on, next to all new ones. class_balanced: every class weighs the same, however many labels it has. seed: of folds,
+    samples, first weights and the order of images. threads: of the processor. folds: for out-of-fold predictions; fewer
+    are used where a class has fewer labels, never less than 2.
 
     l2: strengths of "linear" to choose from, in any order. max_iterations: of L-BFGS for one fit of "linear".
     shrinkage: of the standardisation, see `hub.train`. epochs: at most; not of "linear", nor are the next five.
@@ -88,6 +90,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     kind: Literal["linear", "mlp", "blocks", "full"] = "linear"
     backbone: str = ""
+    features: Literal["pooled", "stages"] = "pooled"
     l2: Strengths = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
     folds: Annotated[int, Meta(ge=2, le=100)] = 5
     max_iterations: Annotated[int, Meta(ge=1, le=100_000)] = 200
@@ -163,14 +166,16 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which images an operator is asked about, see `hub.label`.
+    """Which images an operator is asked about.
 
-    batch: images that are chosen at once, as far apart as can be. shortlist: the unsure half of a batch is chosen among
-    so many times its size of the least sure images. repeat: share of all labels that ask again, blind, about an image
-    that was labelled before, to see whether operators agree; second_look: share that asks about images whose label the
-    last run doubts, see `hub.again`.
+    order: one of the strategies of `hub.choose`; "mix" teaches the most per label. batch: images that are chosen at
+    once. shortlist: of "halves", the unsure half is chosen among so many times the batch of the least sure images, a
+    third of all at most. repeat: share of all labels that ask again, blind, about an image that was labelled before, to
+    see whether operators agree; second_look: share that asks about images whose label the last run doubts, see
+    `hub.again`.
     """
 
+    order: Literal["mix", "halves", "uncertainty", "cluster", "camera", "random"] = "mix"
     batch: Annotated[int, Meta(ge=1, le=1000)] = 25
     shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
     repeat: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
@@ -313,6 +318,10 @@ def _crossed_triage(triage: TriageSettings | None, classes: Sequence[str]) -> di
 def _crossed_train(train: TrainSettings, classes: Sequence[str]) -> dict[str, str]:
     if train.backbone and train.kind in ("blocks", "full"):
         return {"train.backbone": f"cannot be fine-tuned, only Lite0 can; allowed with train.kind {train.kind}: none"}
+    if train.features != "pooled" and train.kind in ("blocks", "full"):
+        return {"train.features": f"is for heads on Lite0 as it is; allowed with train.kind {train.kind}: pooled"}
+    if train.features != "pooled" and train.backbone:
+        return {"train.features": "is for Lite0 only; allowed with a train.backbone: pooled"}
     if train.augment and train.kind in ("linear", "mlp"):
         return {"train.augment": f"changes images, and {train.kind} trains on stored embeddings; allowed: none"}
     if train.costs and train.recall:
