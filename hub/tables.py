@@ -220,8 +220,8 @@ class Label(SQLModel, table=True):
     at: datetime = Field(sa_type=UtcDateTime)
     undoes: int | None = Field(default=None, foreign_key="label.id")
     seconds: float | None = None
-    ask: str = ""
-    bulk: str = Field(default="", index=True)
+    ask: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    bulk: str = Field(default="", index=True, sa_column_kwargs={"server_default": text("''")})
 
 
 class Run(SQLModel, table=True):
