@@ -310,7 +310,7 @@ def test_settings_are_shown_set_and_taken_back(config, capsys):
     ("asked", "says"),
     [
         ("train.folds=1", "train.folds is 1; allowed: whole number from 2 to 100"),
-        ("train.fold=1", "train.fold is no setting; allowed: train.l2"),
+        ("train.fold=1", "train.fold is no setting; allowed: train.kind, train.backbone, train.l2"),
         ("train.fold", "'train.fold' is no setting"),
         ("triage.low_score=high", 'triage.low_score is "high"; allowed: number from 0 to 1'),
     ],
