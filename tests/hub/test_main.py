@@ -283,7 +283,8 @@ def test_train_by_hand_tells_the_verdict(capsys, tmp_path, taught):
     shutil.copytree(taught / "state", tmp_path / "state")
     config = toml_in(tmp_path, more=f'cache = "{CACHE}"\n[train]\nl2 = [0.01]\nfolds = 2\n')
     assert main(["train", "--config", str(config), "--why", "to see"]) == 0
-    assert re.search(r"run 2: first \(there is no release to compare with\), AUC [01]\.\d{3}", capsys.readouterr().out)
+    said = r"run 2: first \(there is no release to compare with; measured on holdout version 1\), AUC [01]\.\d{3}"
+    assert re.search(said, capsys.readouterr().out)
 
 
 # -- settings
@@ -302,7 +303,7 @@ def test_settings_are_shown_set_and_taken_back(config, capsys):
     capsys.readouterr()
     assert main(["settings", "train.seed", "--clear", "train.l2", "--config", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of the folds.\n" in out
+    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of folds, samples, first weights" in out
     assert found.now().train.l2 == read(config).train.l2
 
 
