@@ -9,11 +9,11 @@ import pytest
 from sqlmodel import select
 
 from hub import lost
+from hub.dataset import snapshot
 from hub.findings import GRACE
 from hub.fsck import check
 from hub.label import Desk
 from hub.quarantine import Quarantine
-from hub.run import snapshot
 from hub.strays import SETTLE_S
 from hub.tables import Image, Release, Run
 from shared.clock import SystemClock
