@@ -32,7 +32,7 @@ from sqlmodel import Session
 from hub import lost, previews
 from hub.segments import Place
 from hub.store import Store
-from hub.tables import Blob, Image, Preview, Tombstone, table_of
+from hub.tables import Blob, Image, Preview, Skew, Tombstone, table_of
 from shared.clock import Clock
 from shared.errors import StoreError
 from shared.transfer import Complete, Held
@@ -57,6 +57,14 @@ _IMAGES = sqlalchemy.insert(table_of(Image)).values(
     flags=literal_column("'{}'"),
     label=null(),
     decided=false(),
+)
+_SKEWS = sqlalchemy.insert(table_of(Skew)).from_select(
+    ["camera", "event_id", "vector"],
+    sqlalchemy.select(table_of(Preview).c.camera, table_of(Preview).c.event_id, table_of(Preview).c.embedding).where(
+        table_of(Preview).c.camera == bindparam("one"),
+        table_of(Preview).c.event_id == bindparam("event"),
+        table_of(Preview).c.embedding != b"",
+    ),
 )
 _PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
     table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("event")
@@ -238,7 +246,11 @@ class Committer:
         connection.execute(self._blobs, sorted(blobs, key=lambda row: str(row["sha256"])))
         if rows := [_row(one, received) for one in batch if _key(one) not in bereft]:
             connection.execute(_IMAGES, rows)
-        connection.execute(_PREVIEWS, [{"one": one.camera, "event": one.event.id} for one in batch])
+        keys = [{"one": one.camera, "event": one.event.id} for one in batch]
+        # An image whose bytes were lost comes again: what its camera saw then is compared already.
+        if came := [key for key in keys if (key["one"], key["event"]) not in bereft]:
+            connection.execute(_SKEWS, came)
+        connection.execute(_PREVIEWS, keys)
         if bereft:
             with Session(connection) as session:
                 lost.heal(session, [one.event.sha256 for one in batch if _key(one) in bereft])

@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 from sqlmodel import Session, col, select
 
-from hub import epoch, keys, previews, release, retrain, rollout
+from hub import epoch, keys, previews, release, retrain, rollout, watch
 from hub.collect import Collector
+from hub.drift import drifted
 from hub.label import Desk
 from hub.lease import Claims
 from hub.policies import Policies
@@ -43,13 +44,17 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5
 EXPIRE_EVERY_S = 3600.0
 """Seconds between two looks for old previews, once none is left: a look goes through the rows of all."""
+WATCH_S = 30.0
+LOOKS = 5
+"""Cameras looked at in one round of the loop: commands of the page wait meanwhile."""
 
 
 class Daemon:
     """One hub: threads for collecting, verifying and publishing, and this loop for everything slow.
 
     settings: what hub.toml says; which of them are in force, `hub.policies` knows. config: path of the file that they
-    came from; runs, in their own processes, read it again. drift: what drifts now, in words, for the retrain policy.
+    came from; runs, in their own processes, read it again. drift: what drifts now, in words, for the retrain policy;
+    by default what `hub.watch` has seen.
     """
 
     def __init__(
@@ -58,10 +63,10 @@ class Daemon:
         config: Path,
         store: Store,
         clock: Clock,
-        drift: Callable[[], Sequence[str]] = tuple,
+        drift: Callable[[], Sequence[str]] | None = None,
     ) -> None:
         self._settings = settings
-        self._drift = drift
+        self._drift = drift or self._seen_to_drift
         self._store = store
         self._clock = clock
         self._project = settings.project.name
@@ -84,6 +89,7 @@ class Daemon:
         self._complained: dict[str, str] = {}  # of each step, what it said last
         self._epoch = ""  # the one last seen
         self._restored = False  # a new one has begun, and nothing was signed in it so far
+        self._next_look = 0.0
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # commands of the page against the loop
         self._thread = threading.Thread(target=self._loop, name="daemon", daemon=True)
@@ -202,6 +208,7 @@ class Daemon:
                 self._fetch,
                 self._expire,
                 self._store.reserve.keep,
+                self._watch,
             ):
                 try:
                     with self._lock:
@@ -378,6 +385,24 @@ class Daemon:
             log.info("%d previews went that were offered last more than %d days ago", count, days)
         if len(ids) < previews.EXPIRE_BATCH:
             self._expire_at = now + EXPIRE_EVERY_S
+
+    def _seen_to_drift(self) -> list[str]:
+        """Of each camera whose last look at the release that it runs raised an alarm: what was found."""
+        releases = {one.name: one.release for one in self._registry.cameras(self._project)}
+        with self._store.read() as session:
+            looks = watch.load(session, self._project)
+        return [f"{one.camera}: {one.reason}" for one in drifted(looks, releases)]
+
+    def _watch(self) -> None:
+        """Look for drift, now and then: audit images are few."""
+        now = self._clock.monotonic()
+        if now < self._next_look:
+            return
+        looks = watch.look(self._store, self._project, self._policies.now().drift, self._clock, LOOKS)
+        if len(looks) < LOOKS:
+            self._next_look = now + WATCH_S
+        for found in looks:
+            log.log(logging.WARNING if found.drifted else logging.INFO, "%s: %s", found.camera, found.reason)
 
     # -- commands of the page (hub.web.actions)
 

@@ -1,73 +1,94 @@
 """The data of a run: which labelled images, with which label, on which side; kept so that a run can be repeated.
 
-A snapshot is named by the sha256 of its lines (image hash, label, split); the lines are a blob under that name.
+A snapshot is named by the sha256 of its lines (image hash, label, side); the lines are a blob under that name. Sides
+are given by `hub.split`.
 """
 
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
+import sqlalchemy
 from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 
 from hub.lost import LOST
 from hub.settings import TrainSettings
 from hub.store import Store
-from hub.tables import Image, Label, Run
+from hub.tables import Assignment, Image, Label, Run
 from shared.errors import StoreError, TrainError
 
 ROWS = 500  # hashes in one query: databases bound the number of parameters
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-Row = tuple[int, str, str, str]
-"""id, sha256, label, split"""
+
+
+class Row(NamedTuple):
+    """A labelled image. split: `Image.split`; side, since: its `Assignment`, "" and 0 where there is none."""
+
+    id: int
+    sha256: str
+    label: str
+    split: str
+    side: str
+    since: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The data of a run. images: ids; labels: int [n]; holdout: bool [n]; sha256: over (image, label, split) lines.
+    """The data of a run. ids: of images; labels: int [n]; holdout: bool [n]; sha256: over (image, label, side) lines.
 
-    field_labels: how many of the images came from cameras, and so were labelled by operators. lines: the blob.
+    since: int [n], the first holdout version with an image, 0 for those to train on. left_out: labelled images that are
+    on neither side. field_labels: how many to train on came from cameras, and so were labelled by operators. lines: the
+    blob.
     """
 
     ids: list[int]
     labels: Labels
     holdout: Flags
+    since: Labels
     sha256: str
     field_labels: int
+    left_out: int
     lines: bytes
 
 
 def snapshot(store: Store, project: str, classes: list[str], settings: TrainSettings | None = None) -> Snapshot:
-    """All labelled images: imported ones in their split, the field's for training. Holdout is never trained on.
+    """All labelled images on the side that `hub.split` gave them; what has none yet is not among them.
 
     settings: `images` and `replay` leave out some of those to train on; the last run that ended well says what is old.
     """
     with store.read() as session:
-        rows = session.exec(
-            select(Image.id, Image.sha256, Image.label, Image.split)
-            .where(
-                Image.project == project, col(Image.label).in_(classes), col(Image.state).not_in(["unreadable", LOST])
+        rows = [
+            Row(*row)
+            for row in session.execute(
+                sqlalchemy.select(
+                    *(col(Image.id), col(Image.sha256), col(Image.label), col(Image.split)),
+                    *(col(Assignment.side), col(Assignment.since)),
+                )
+                .join(Assignment, col(Assignment.image_id) == col(Image.id))
+                .where(
+                    col(Image.project) == project,
+                    col(Image.label).in_(classes),
+                    col(Image.state).not_in(["unreadable", LOST]),
+                    col(Assignment.near) != "",
+                )
+                .order_by(col(Image.id))
             )
-            .order_by(col(Image.id))
-        ).all()
+        ]
         fresh = _fresh(session, project) if settings is not None and settings.replay < 1 else None
-    held_out = {sha256 for _, sha256, _, split in rows if split == "holdout"}
-    # The same bytes may come again from the field: what is held out stays out of training.
-    kept = [
-        (number, sha256, label, split)
-        for number, sha256, label, split in rows
-        if number is not None and label is not None and (split == "holdout" or sha256 not in held_out)
-    ]
+    kept = [row for row in rows if row.side != "out"]
+    left_out = len(rows) - len(kept)
     if settings is not None and (settings.images or settings.replay < 1):
-        train = [row for row in kept if row[3] != "holdout"]
-        labels = np.array([classes.index(row[2]) for row in train], np.int64)
-        old = np.array([fresh is not None and row[0] not in fresh for row in train], bool)
-        left_out = {train[one][0] for one in np.flatnonzero(~chosen(labels, old, settings))}
-        kept = [row for row in kept if row[0] not in left_out]
-    return _made(kept, classes)
+        train = [row for row in kept if row.side != "holdout"]
+        labels = np.array([classes.index(row.label) for row in train], np.int64)
+        old = np.array([fresh is not None and row.id not in fresh for row in train], bool)
+        spared = {train[one].id for one in np.flatnonzero(~chosen(labels, old, settings))}
+        kept = [row for row in kept if row.id not in spared]
+    return _made(kept, classes, left_out)
 
 
 def chosen(labels: Labels, old: Flags, settings: TrainSettings) -> Flags:
@@ -93,8 +114,11 @@ def _shuffled(labels: Labels, which: Flags, rng: np.random.Generator) -> Labels:
     return np.array([one for *_, one in sorted(places)], np.int64)
 
 
-def recalled(store: Store, project: str, classes: list[str], sha256: str) -> Snapshot | None:
-    """A snapshot by its name; None when its lines were not kept. TrainError when images of it are gone."""
+def recalled(store: Store, project: str, classes: list[str], sha256: str, left_out: int = 0) -> Snapshot | None:
+    """A snapshot by its name; None when its lines were not kept. TrainError when images of it are gone.
+
+    Sides are those of its day, whatever became of the split since. left_out: what the snapshot said of that.
+    """
     try:
         lines = store.blobs.read(sha256).decode()
     except StoreError:
@@ -103,39 +127,42 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str) -> Sna
     there = _images(store, project, sorted({one for one, *_ in wanted}))
     rows: list[Row] = []
     missing = 0
-    for one, label, split in wanted:
-        same = next((place for place, (_, side) in enumerate(there[one]) if side == split), 0)
+    for one, label, side in wanted:
+        same = next((place for place, row in enumerate(there[one]) if row.side == side), 0)
         if label not in classes or not there[one]:
             missing += 1
             continue
-        rows.append((there[one].pop(same)[0], one, label, split))
+        rows.append(there[one].pop(same)._replace(label=label, side=side))
     if missing:
         raise TrainError(
             f"{missing} of its {len(wanted)} images are gone, or of a class that the project no longer has",
             subject=f"snapshot {sha256[:12]}",
             remedy="Start a new run",
         )
-    return _made(sorted(rows), classes)
+    return _made(sorted(rows), classes, left_out)
 
 
-def _images(store: Store, project: str, hashes: list[str]) -> dict[str, list[tuple[int, str]]]:
-    """sha256 -> (id, split) of the images that can be read, by id."""
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+def _images(store: Store, project: str, hashes: list[str]) -> dict[str, list[Row]]:
+    """sha256 -> the images that can be read, by id, as they stand now."""
+    found: dict[str, list[Row]] = defaultdict(list)
     with store.read() as session:
         for start in range(0, len(hashes), ROWS):
             some = hashes[start : start + ROWS]
-            rows = session.exec(
-                select(Image.id, Image.sha256, Image.split)
+            rows = session.execute(
+                sqlalchemy.select(
+                    *(col(Image.id), col(Image.sha256), col(Image.label), col(Image.split)),
+                    *(func.coalesce(Assignment.side, ""), func.coalesce(Assignment.since, 0)),
+                )
+                .join(Assignment, col(Assignment.image_id) == col(Image.id), isouter=True)
                 .where(
-                    Image.project == project,
+                    col(Image.project) == project,
                     col(Image.sha256).in_(some),
                     col(Image.state).not_in(["unreadable", LOST]),
                 )
                 .order_by(col(Image.id))
             )
-            for number, sha256, split in rows:
-                if number is not None:
-                    found[sha256].append((number, split))
+            for row in rows:
+                found[row[1]].append(Row(*row))
     return found
 
 
@@ -149,13 +176,15 @@ def _fresh(session: Session, project: str) -> set[int] | None:
     return set(session.exec(select(Label.image_id).where(Label.kind == "label", Label.at > last).distinct()))
 
 
-def _made(rows: list[Row], classes: list[str]) -> Snapshot:
-    lines = "".join(f"{sha256} {label} {split}\n" for _, sha256, label, split in sorted(rows, key=lambda row: row[1:]))
+def _made(rows: list[Row], classes: list[str], left_out: int) -> Snapshot:
+    lines = "".join(sorted(f"{row.sha256} {row.label} {row.side}\n" for row in rows)).encode()
     return Snapshot(
-        ids=[number for number, *_ in rows],
-        labels=np.array([classes.index(label) for _, _, label, _ in rows], np.int64),
-        holdout=np.array([split == "holdout" for *_, split in rows], bool),
-        sha256=hashlib.sha256(lines.encode()).hexdigest(),
-        field_labels=sum(split == "pool" for *_, split in rows),
-        lines=lines.encode(),
+        ids=[row.id for row in rows],
+        labels=np.array([classes.index(row.label) for row in rows], np.int64),
+        holdout=np.array([row.side == "holdout" for row in rows], bool),
+        since=np.array([row.since if row.side == "holdout" else 0 for row in rows], np.int64),
+        sha256=hashlib.sha256(lines).hexdigest(),
+        field_labels=sum(row.split == "pool" and row.side == "train" for row in rows),
+        left_out=left_out,
+        lines=lines,
     )

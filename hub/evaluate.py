@@ -5,6 +5,7 @@ each resample draws as many images of every class as there are, so that AUC alwa
 the same resamples. A resample is kept as counts of images, so that 1000 of them are a few matrix products.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -118,11 +119,13 @@ def compare(
     seed: int = 0,
     min_per_class: int = 20,
     names: Sequence[str] = (),
+    on: str = "held-out images",
 ) -> Comparison:
     """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
 
     better: the whole interval of the AUC gain lies above 0; worse: below 0. Without `min_per_class` images of every
-    class the verdict is "not enough data", whatever the numbers. names: of the classes, for the reason.
+    class the verdict is "not enough data", whatever the numbers. names: of the classes, on: of the images, both for
+    the reason.
     """
     old, y = _checked(old_probabilities, labels)
     new, _ = _checked(new_probabilities, labels)
@@ -139,7 +142,7 @@ def compare(
     several = np.count_nonzero(counts_of) > 1
     old_auc, new_auc = (float(_auc(p, y)[0]) if several else None for p in (old, new))
     gain = _interval(new_auc - old_auc, gains) if old_auc is not None and new_auc is not None else None
-    verdict, reason = _verdict(gain, old_auc, new_auc, counts=counts_of, minimum=min_per_class, names=names)
+    verdict, reason = _verdict(gain, old_auc, new_auc, counts=counts_of, minimum=min_per_class, names=names, on=on)
     return Comparison(
         n=len(y),
         old_auc=old_auc,
@@ -165,15 +168,33 @@ def mcnemar(fixed: int, broken: int) -> float:
     return float(min(1.0, 2 * tail / 2**throws))
 
 
+def wilson(share: float, n: float) -> Interval:
+    """A share of n independent images and its score interval (Wilson 1927): honest also where all, or none, are right.
+
+    n may be an effective number (Kish 1965, Survey Sampling): (sum of weights)^2 / sum of squared weights.
+    """
+    z = 1.959964
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    whole = 1 + z * z / n
+    return Interval(value=share, low=max(0.0, (middle - spread) / whole), high=min(1.0, (middle + spread) / whole))
+
+
 def _verdict(
-    gain: Interval | None, old: float | None, new: float | None, *, counts: Labels, minimum: int, names: Sequence[str]
+    gain: Interval | None,
+    old: float | None,
+    new: float | None,
+    *,
+    counts: Labels,
+    minimum: int,
+    names: Sequence[str],
+    on: str,
 ) -> tuple[Verdict, str]:
     rare = int(counts.argmin())
     if gain is None or counts[rare] < minimum:
         name = names[rare] if names else str(rare)
-        return "not enough data", f"class {name} has {counts[rare]} held-out images, every class needs {minimum}"
+        return "not enough data", f"class {name} has {counts[rare]} {on}, every class needs {minimum}"
     measured = (
-        f"on {counts.sum()} held-out images AUC went from {old:.3f} to {new:.3f}: "
+        f"on {counts.sum()} {on} AUC went from {old:.3f} to {new:.3f}: "
         f"{gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
     )
     if gain.low > 0 or gain.high < 0:

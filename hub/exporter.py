@@ -1,7 +1,7 @@
 """Export: the labelled images with their labels, as other programs read them and `hone-hub import` does.
 
-Images of cameras, which are learned from, are written as split "train". The folder holds `images/SHA256.ext` and one
-file beside it, or as an ImageFolder `SPLIT/CLASS/SHA256.ext`.
+Images of cameras are written as split "train", or "holdout" where they are held out. The folder holds
+`images/SHA256.ext` and one file beside it, or as an ImageFolder `SPLIT/CLASS/SHA256.ext`.
 """
 
 import os
@@ -14,7 +14,7 @@ from sqlmodel import col, select
 from hub.formats import WRITERS, Bad, Item
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Image
+from hub.tables import Assignment, Image
 from shared.errors import ConfigError, StoreError
 
 
@@ -42,13 +42,14 @@ def export_data(
     classes = settings.project.classes
     with store.read() as session:
         rows = session.exec(
-            select(Image)
+            select(Image, Assignment.side)
+            .join(Assignment, col(Assignment.image_id) == col(Image.id), isouter=True)
             .where(Image.project == settings.project.name, col(Image.label).in_(classes))
             .order_by(col(Image.id))
         ).all()
     items: dict[Item, str] = {}
-    for row in rows:
-        split = "holdout" if row.split == "holdout" else "train"
+    for row, side in rows:
+        split = "holdout" if "holdout" in (row.split, side) else "train"
         where = f"{split}/{row.label}" if kind == "folder" else "images"
         items[Item(f"{where}/{row.sha256}.{row.ext}", str(row.label), split, row.width, row.height)] = row.sha256
     bad: list[Bad] = []

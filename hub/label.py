@@ -9,51 +9,14 @@ from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from hub import again
+from hub.choose import ORDERS, Waiting
 from hub.settings import LabelSettings
 from hub.store import Store
-from hub.tables import Embedding, Image, Label
+from hub.tables import Embedding, Image, Label, Release
 from shared.clock import Clock
 from shared.errors import LabelError
-
-COPY = 1e-6
-"""Cosine distance below which an image teaches nothing new; one is asked for only when there is nothing else."""
-
-
-def choose(
-    scores: NDArray[np.float32],
-    embeddings: NDArray[np.float32],
-    known: NDArray[np.float32],
-    count: int,
-    shortlist: int = LabelSettings().shortlist,
-) -> list[int]:
-    """Pick `count` of n images to label: in turn the one farthest from all known ones, and the farthest unsure one.
-
-    scores: confidence, float32 [n]; embeddings: float32 [n, d]; known: float32 [m, d], images labelled already.
-    shortlist: how many times `count` images are unsure ones, but at most a third of all. Returns indices, first the one
-    to ask first. The first half is greedy k-center (Sener and Savarese, "Active
-    Learning for CNNs: A Core-Set Approach", 2018) over all, the second the same among the least confident (Lewis and
-    Gale 1994): unsure ones alone are a poor first batch, since a model that meets a new line is also wrong where it
-    is sure.
-    """
-    points = _unit(embeddings)
-    unsure = np.zeros(len(points), bool)
-    unsure[np.argsort(scores, kind="stable")[: min(shortlist * count, max(1, len(points) // 3))]] = True
-    # Where nothing is known yet, the least sure one starts.
-    distance = 1.0 - (points @ _unit(known).T).max(axis=1) if len(known) else 2.0 - scores
-    chosen: list[int] = []
-    for turn in range(min(count, len(points))):
-        open_ones = distance if turn % 2 == 0 else np.where(unsure, distance, -1.0)
-        best = int((open_ones if open_ones.max() > COPY else distance).argmax())
-        chosen.append(best)
-        distance = np.minimum(distance, 1.0 - points @ points[best])
-        distance[chosen] = -1.0
-    return chosen
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1, for cosine distances."""
-    scaled: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return scaled
+from shared.litert import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +28,18 @@ class Counts:
     skipped: int
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An image to ask about. ask: why, as in table `Label`; with anything but "" what was said of it stays hidden."""
+
+    image: Image
+    ask: again.Ask
+
+
 class Desk:
     """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads.
 
-    settings: asked before each batch is chosen.
+    settings: asked before each batch is chosen, so that another order holds from the next batch on.
     """
 
     def __init__(
@@ -89,16 +60,24 @@ class Desk:
         self._changed = changed
         self._lock = threading.Lock()
         self._order: list[int] = []
+        self._again: dict[int, again.Ask] = {}
 
     def next(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Image]:
-        """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids shown elsewhere."""
+        """Up to `count` images to decide, as `questions`."""
+        return [one.image for one in self.questions(count, exclude=exclude)]
+
+    def questions(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Question]:
+        """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids shown elsewhere.
+
+        Among them are some that were decided before, see `hub.again`.
+        """
         settings = self._settings()
         with self._lock, self._store.read() as session:
             found = self._take(session, count, set(exclude))
             if len(found) < count:
-                self._order = self._plan(session, max(settings.batch, count), set(exclude), settings.shortlist)
+                self._order = self._plan(session, count, set(exclude), settings)
                 found = self._take(session, count, set(exclude))
-            return found
+            return [Question(one, self._again.get(one.id or 0, "")) for one in found]
 
     def counts(self) -> Counts:
         """How many images wait and how many are decided."""
@@ -112,54 +91,117 @@ class Desk:
                 skipped=session.exec(decided.where(col(Image.label).is_(None))).one(),
             )
 
-    def decide(self, image_id: int, name: str, *, operator: str, seconds: float | None = None) -> Label:
+    def decide(
+        self, image_id: int, name: str, *, operator: str, seconds: float | None = None, ask: again.Ask = ""
+    ) -> Label:
         """Append "this image is `name`"; LabelError for an unknown image or class."""
+        self._check(name, f"image {image_id}")
+        now = self._clock.utc()
+        made = Label(image_id=image_id, name=name, operator=operator, at=now, seconds=seconds, ask=ask)
+        return self._append(image_id, made)
+
+    def decide_all(self, image_ids: Sequence[int], name: str, *, operator: str, bulk: str) -> list[Label]:
+        """Append one decision on many images, "" for "cannot tell", as one that can be taken back at once.
+
+        Images that somebody has decided meanwhile are left alone. bulk: an id of the caller's; when it was used before,
+        nothing is done and what was appended then is returned. LabelError for an unknown image or class.
+        """
+        if name:
+            self._check(name, f"{len(image_ids)} images")
+        kind, now = "label" if name else "skip", self._clock.utc()
+        with self._lock, self._store.write() as session:
+            before = session.exec(
+                select(Label).where(Label.bulk == bulk, Label.kind != "undo").order_by(col(Label.id))
+            ).all()
+            if before:
+                return list(before)
+            made = []
+            for image in [self._image(session, one) for one in dict.fromkeys(image_ids)]:
+                if image.decided or image.id is None:
+                    continue
+                image.decided, image.label = True, name or None
+                made.append(Label(image_id=image.id, kind=kind, name=name, operator=operator, at=now, bulk=bulk))
+            session.add_all(made)
+            session.flush()
+            self._drop({one.image_id for one in made})
+        self._changed()
+        return made
+
+    def _check(self, name: str, subject: str) -> None:
         if name not in self._classes:
             raise LabelError(
                 f"{name!r} is not a class of project {self._project}",
-                subject=f"image {image_id}",
+                subject=subject,
                 remedy=f"Use one of: {', '.join(self._classes)}",
             )
-        return self._append(
-            image_id,
-            Label(image_id=image_id, kind="label", name=name, operator=operator, at=self._clock.utc(), seconds=seconds),
-        )
 
-    def skip(self, image_id: int, *, operator: str) -> Label:
+    def skip(self, image_id: int, *, operator: str, ask: again.Ask = "") -> Label:
         """Append "cannot tell": the image leaves the queue without a class. LabelError for an unknown image."""
-        return self._append(image_id, Label(image_id=image_id, kind="skip", operator=operator, at=self._clock.utc()))
+        now = self._clock.utc()
+        return self._append(image_id, Label(image_id=image_id, kind="skip", operator=operator, at=now, ask=ask))
 
     def undo(self, *, operator: str, label: int | None = None) -> Label:
         """Append the undoing of this operator's last decision that still stands; LabelError when there is none.
 
-        label: the decision that the operator means; LabelError when the last one is another.
+        One that was made on many images at once is taken back on all of them. label: the decision that the operator
+        means; LabelError when the last one is another.
         """
         with self._lock, self._store.write() as session:
-            undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
             last = session.exec(
                 select(Label)
-                .where(Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone))
+                .where(Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(again.undone()))
                 .order_by(col(Label.id).desc())
             ).first()
             if last is None:
                 raise LabelError("has no decision to undo", subject=f"operator {operator!r}")
             if label is not None and last.id != label:
                 raise LabelError(f"decision {label} is not the last one that stands", subject=f"operator {operator!r}")
-            image = self._image(session, last.image_id)
-            undo = Label(image_id=last.image_id, kind="undo", operator=operator, at=self._clock.utc(), undoes=last.id)
+            if last.bulk:
+                undo = self._take_back(session, self._standing(session, last.bulk), operator)[-1]
+            else:
+                [undo] = self._take_back(session, [last], operator)
+        self._changed()
+        return undo
+
+    def undo_all(self, bulk: str, *, operator: str) -> list[Label]:
+        """Append the undoing of all that still stands of a decision on many images. Repeats undo nothing more.
+
+        LabelError for an unknown bulk, or another operator's.
+        """
+        with self._lock, self._store.write() as session:
+            whose = session.exec(select(Label.operator).where(Label.bulk == bulk)).first()
+            if whose != operator:
+                raise LabelError("has made no such decision", subject=f"operator {operator!r}")
+            undone = self._take_back(session, self._standing(session, bulk), operator)
+        self._changed()
+        return undone
+
+    def _standing(self, session: Session, bulk: str) -> list[Label]:
+        rows = select(Label).where(Label.bulk == bulk, Label.kind != "undo", col(Label.id).not_in(again.undone()))
+        return list(session.exec(rows.order_by(col(Label.id))))
+
+    def _take_back(self, session: Session, labels: Sequence[Label], operator: str) -> list[Label]:
+        """Append the undoing of each; what was decided before is in force again, and the images come next."""
+        made = []
+        for one in labels:
+            image = self._image(session, one.image_id)
+            undo = Label(image_id=one.image_id, kind="undo", operator=operator, at=self._clock.utc(), undoes=one.id)
             session.add(undo)
             session.flush()
             before = session.exec(
                 select(Label)
-                .where(Label.image_id == last.image_id, Label.kind != "undo", col(Label.id).not_in(undone))
+                .where(Label.image_id == one.image_id, Label.kind != "undo", col(Label.id).not_in(again.undone()))
                 .order_by(col(Label.id).desc())
             ).first()
             image.decided = before is not None
             image.label = before.name if before is not None and before.kind == "label" else None
             session.add(image)
-            self._order = [last.image_id, *(one for one in self._order if one != last.image_id)]
-        self._changed()
-        return undo
+            if one.ask:
+                self._again[one.image_id] = "second" if one.ask == "second" else "repeat"
+            made.append(undo)
+        first = [one.image_id for one in labels]
+        self._order = [*first, *(one for one in self._order if one not in first)]
+        return made
 
     def _append(self, image_id: int, label: Label) -> Label:
         with self._lock, self._store.write() as session:
@@ -169,9 +211,15 @@ class Desk:
             image.label = label.name if label.kind == "label" else None
             session.add(image)
             session.flush()
-            self._order = [one for one in self._order if one != image_id]
+            self._drop({image_id})
         self._changed()
         return label
+
+    def _drop(self, image_ids: set[int]) -> None:
+        """These are decided: nobody needs to be asked about them any more."""
+        self._order = [one for one in self._order if one not in image_ids]
+        for one in image_ids:
+            self._again.pop(one, None)
 
     def _image(self, session: Session, image_id: int) -> Image:
         image = session.get(Image, image_id)
@@ -180,13 +228,16 @@ class Desk:
         return image
 
     def _take(self, session: Session, count: int, exclude: set[int]) -> list[Image]:
-        """The first images of the present order that still wait."""
+        """The first images of the present order that still wait, or are asked about again."""
         wanted = [one for one in self._order if one not in exclude][:count]
+        known = [one for one in wanted if one in self._again]
         found = {one.id: one for one in session.exec(self._waiting().where(col(Image.id).in_(wanted)))}
+        found |= {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(known)))}
         return [found[one] for one in wanted if one in found]
 
-    def _plan(self, session: Session, count: int, exclude: set[int], shortlist: int) -> list[int]:
-        """A fresh order of the next images to ask about."""
+    def _plan(self, session: Session, count: int, exclude: set[int], settings: LabelSettings) -> list[int]:
+        """A fresh order of the next images to ask about, at least `count`."""
+        count = max(settings.batch, count)
         images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
         # Distances mean something within one backbone only: the newest image's.
         backbone = session.exec(
@@ -195,24 +246,54 @@ class Desk:
             .where(Image.project == self._project, Image.split == "pool")
             .order_by(col(Embedding.image_id).desc())
         ).first()
+        # What was imported to train on is known as well: the first images of a project are no news.
         vectors = dict(
             session.exec(
                 select(Embedding.image_id, Embedding.vector)
                 .join(Image, col(Image.id) == col(Embedding.image_id))
-                .where(Image.project == self._project, Image.split == "pool", Embedding.backbone == backbone)
+                .where(Image.project == self._project, Image.split != "holdout", Embedding.backbone == backbone)
             ).all()
         )
         others = sorted((one for one in images if one.id not in vectors), key=lambda one: one.score)
         images = [one for one in images if one.id in vectors]
         labelled = session.exec(
-            select(Image.id).where(Image.project == self._project, Image.split == "pool", col(Image.decided).is_(True))
+            select(Image.id).where(
+                Image.project == self._project,
+                (col(Image.split) == "train") | ((col(Image.split) == "pool") & col(Image.decided).is_(True)),
+            )
         ).all()
         rows = _matrix([vectors[one.id] for one in images if one.id is not None])
-        known = _matrix([vectors[one] for one in labelled if one in vectors])
-        scores = np.array([one.score for one in images], np.float32)
-        order = choose(scores, rows, known, count, shortlist) if images else []
+        waiting = Waiting(
+            scores=self._scores(session, backbone, images, rows),
+            embeddings=rows,
+            cameras=[one.camera for one in images],
+            known=_matrix([vectors[one] for one in labelled if one in vectors]),
+        )
+        rule = ORDERS[settings.order]
+        order = rule(waiting, count, shortlist=settings.shortlist, seed=len(labelled)) if images else []
         chosen = [*(images[one] for one in order), *others][:count]
-        return [one.id for one in chosen if one.id is not None]
+        self._again = {
+            one: ask for one, ask in again.due(session, self._project, settings).items() if one not in exclude
+        }
+        return again.mixed([one.id for one in chosen if one.id is not None], list(self._again))
+
+    def _scores(
+        self, session: Session, backbone: str | None, images: Sequence[Image], rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """What the newest release says of these images, float32 [n]: a camera may have known less.
+
+        What the camera said, where there is no release for these embeddings, or its head gives no confidence score.
+        """
+        said = np.array([one.score for one in images], np.float32)
+        release = session.exec(
+            select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
+        ).first()
+        if release is None or release.model["backbone"]["sha256"] != backbone:
+            return said
+        head = Part(self._store.blobs.read(release.model["head"]["sha256"]), name="head")
+        if len(head.output_shapes) == 1 or head.input_shape != (1, rows.shape[-1]):
+            return said
+        return np.array([head.run_all(row[np.newaxis])[1][0, 0] for row in rows], np.float32)
 
     def _waiting(self) -> SelectOfScalar[Image]:
         return select(Image).where(

@@ -15,7 +15,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec import inspect as types
 
-from hub.settings import HubSettings, LabelSettings, RetrainSettings, RolloutSettings, TrainSettings
+from hub.settings import (
+    DriftSettings,
+    HubSettings,
+    LabelSettings,
+    RetrainSettings,
+    RolloutSettings,
+    SplitSettings,
+    TrainSettings,
+)
 from shared.errors import SettingError
 from shared.policy import TriageSettings
 
@@ -23,6 +31,8 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "triage": TriageSettings,
     "label": LabelSettings,
     "train": TrainSettings,
+    "split": SplitSettings,
+    "drift": DriftSettings,
     "retrain": RetrainSettings,
     "rollout": RolloutSettings,
 }

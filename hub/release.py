@@ -99,6 +99,7 @@ def create(
         model=msgspec.to_builtins(model),
         envelope=envelope,
         note=note,
+        holdout=run.holdout,
         size=sum(part.size for part in model.parts().values()) + len(envelope),
         new_bytes=sum(part.size for part in model.parts().values() if part.sha256 not in known) + len(envelope),
     )

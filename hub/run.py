@@ -1,4 +1,4 @@
-"""One training run, as a process of its own: snapshot -> embed -> train -> export -> evaluate -> compare.
+"""One training run, as a process of its own: embed -> split -> snapshot -> train -> export -> evaluate -> compare.
 
 The row in the database is the truth: the process holds a lease on it and renews it while it lives; a run whose lease
 ran out is taken again by the daemon. Cancelling sets the state; the process sees it at its next step.
@@ -9,15 +9,16 @@ import hashlib
 import importlib.metadata
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
-from hub import embed
+from hub import drift, embed, split, suspects, watch
 from hub.checkpoint import Checkpoint
 from hub.dataset import Snapshot, recalled, snapshot
 from hub.evaluate import compare, evaluate
@@ -25,8 +26,10 @@ from hub.export import check_backbone, convert, export_backbone, export_head, go
 from hub.head import place_of
 from hub.references import references_part
 from hub.settings import HubSettings, TrainSettings
+from hub.slices import Traits, slices
+from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Release, Run
+from hub.tables import Image, Release, Run, Suspect
 from hub.thresholds import Decision, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
@@ -39,6 +42,8 @@ from shared.manifest import ModelSpec
 from shared.preprocess import Pixels, Preprocess, decode
 
 GOLDEN_IMAGES = 4
+BASIS_IMAGES = 2000
+"""Images that the reference's principal components are found with, at most."""
 PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "numpy", "scikit-learn")
 
 
@@ -62,19 +67,18 @@ def execute(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> N
 def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dict[str, Any]:
     """The steps in their order; returns what the finished row says."""
     project, how = settings.project, settings.project.preprocess
-    train_settings, data = _given(settings, store, run_id)
-    train, holdout = ~data.holdout, data.holdout
-    if not train.any():
+    train_settings, earlier, standing = _given(settings, store, run_id)
+    if earlier is None:
+        with store.read() as session:
+            to_embed = split.candidates(session, project.name, project.classes)
+    else:
+        to_embed = earlier.ids
+    if not to_embed:
         raise TrainError(
             "there are no labelled images", subject=f"run {run_id}", remedy="Label some, or: hone-hub import FOLDER"
         )
-    store.blobs.put([data.lines])
     lease.write(
         step="preparing the backbone",
-        snapshot=data.sha256,
-        labels=data.field_labels,
-        train_images=int(train.sum()),
-        holdout_images=int(holdout.sum()),
         settings={
             **msgspec.to_builtins(train_settings),
             "classes": project.classes,
@@ -82,20 +86,39 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         },
         versions=_versions(),
     )
-    backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone)
+    backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone, train_settings.features)
     part = Part(backbone_bytes, name="backbone")
     if train_settings.backbone:
-        check_backbone(part, _pictures(store, _golden_ids(data, np.ones(len(data.ids), bool))), how)
+        whole = set(_all_images(store, project.name))
+        check_backbone(part, _pictures(store, [one for one in to_embed if one in whole][:GOLDEN_IMAGES]), how)
     [backbone] = store.blobs.put([backbone_bytes])
-    vectors = _embedded(store, (backbone, part), how, data.ids, lease, span=(0.05, 0.5))
+    vectors = _embedded(store, (backbone, part), how, to_embed, lease, span=(0.05, 0.5))
+    if earlier is None:
+        lease.write(step="dividing the images")
+        standing = split.divide(store, project.name, vectors, settings.split, lease.clock)
+        data = snapshot(store, project.name, project.classes, train_settings)
+        store.blobs.put([data.lines])
+    else:
+        data = earlier
     usable = np.array([one in vectors for one in data.ids], bool)
-    if not (train & usable).any():
+    if not (~data.holdout & usable).any():
         raise TrainError(
-            "no labelled image can be decoded", subject=f"run {run_id}", remedy="Run: hone-hub fsck --deep"
+            "every labelled image is held out" if (data.holdout & usable).any() else "no labelled image can be decoded",
+            subject=f"run {run_id}",
+            remedy="Label more images" if (data.holdout & usable).any() else "Run: hone-hub fsck --deep",
         )
     x = np.stack([vectors[one] for one in data.ids if one in vectors])
     ids = [one for one in data.ids if one in vectors]
-    y, train, holdout = data.labels[usable], train[usable], holdout[usable]
+    y, holdout, since = data.labels[usable], data.holdout[usable], data.since[usable]
+    train = ~holdout
+    lease.write(
+        snapshot=data.sha256,
+        labels=data.field_labels,
+        train_images=int(train.sum()),
+        holdout_images=int(holdout.sum()),
+        holdout=standing.number,
+        left_out=data.left_out,
+    )
 
     lease.write(step="training", progress=0.5)
     story = Story(lease)
@@ -133,6 +156,9 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         x = np.stack([vectors[one] for one in ids])
         result = _placed(tuned.trained, x[train], train_settings)
 
+    doubted = suspects.suspects(result.oof, y[train][result.oof_rows])
+    _doubt(store, run_id, project.classes, np.array(ids)[train][result.oof_rows], doubted)
+
     lease.write(step="exporting", progress=0.82)
     head_bytes = export_head(result.head)
     golden_ids = _golden_ids(data, usable)
@@ -164,23 +190,29 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         "golden_probabilities": golden_outputs(model, decode_golden(golden_bytes)),
     }
     held_ids = [one for one, held in zip(ids, holdout, strict=True) if held]
-    fields |= _judge(settings, store, model, _Holdout(backbone, held_ids, x[holdout], y[holdout]))
+    held = _Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
+    _leave_references(settings, store, run_id, model, held)
+    fields |= _judge(settings, store, model, held)
     checkpoint.drop()
     return fields
 
 
-def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSettings, Snapshot]:
-    """Settings and data: those that the row names (it was interrupted, or repeats another), or the present ones."""
+def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSettings, Snapshot | None, Standing]:
+    """Settings, data and holdout that the row names (it was interrupted, or repeats another); else the present
+    settings, and no data yet.
+    """
     project = settings.project
     with store.read() as session:
         run = session.get(Run, run_id)
     if run is not None and run.snapshot:
-        data = recalled(store, project.name, project.classes, run.snapshot)
+        data = recalled(store, project.name, project.classes, run.snapshot, run.left_out)
         if data is not None:
             known = {one.name for one in msgspec.structs.fields(TrainSettings)}
             kept = {name: value for name, value in run.settings.items() if name in known}
-            return msgspec.convert(kept, TrainSettings), data
-    return settings.train, snapshot(store, project.name, project.classes, settings.train)
+            with store.read() as session:
+                standing = split.standing(session, project.name, settings.split.max_verdicts, run.holdout)
+            return msgspec.convert(kept, TrainSettings), data, standing
+    return settings.train, None, Standing()
 
 
 def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int:
@@ -204,6 +236,9 @@ def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int
             created_at=clock.utc(),
             snapshot=old.snapshot,
             settings=old.settings,
+            holdout=old.holdout,
+            left_out=old.left_out,
+            doubt=old.doubt,
         )
         session.add(run)
         session.flush()
@@ -270,14 +305,36 @@ def _told(decision: Decision, classes: list[str]) -> dict[str, Any]:
     return said if decision.cost is None else {**said, "oof_cost": decision.cost}
 
 
+def _doubt(
+    store: Store, run_id: int, classes: list[str], ids: NDArray[np.int64], found: Sequence[suspects.Suspect]
+) -> None:
+    """Keep the labels that the model does not believe, for a second look. A run that is taken up again has new ones."""
+    with store.write() as session:
+        session.exec(delete(Suspect).where(col(Suspect.run_id) == run_id))
+        session.add_all(
+            Suspect(
+                run_id=run_id,
+                image_id=int(ids[one.row]),
+                label=classes[one.label],
+                guess=classes[one.guess],
+                confidence=one.confidence,
+            )
+            for one in found
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Holdout:
-    """The held-out images: ids, embeddings float32 [n, dims] by one backbone, labels int [n]."""
+    """The held-out images: ids, embeddings float32 [n, dims] by one backbone, labels int [n], and since which version
+    each is one, int [n].
+    """
 
     backbone: str
     ids: list[int]
     x: Floats
     y: NDArray[np.int64]
+    since: NDArray[np.int64]
+    standing: Standing
 
 
 def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout) -> dict[str, Any]:
@@ -287,25 +344,105 @@ def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout)
     new = np.stack([model.classify(one) for one in holdout.x])
     fields: dict[str, Any] = {"evaluation": msgspec.to_builtins(evaluate(new, holdout.y))}
     release = _latest(store, settings.project.name)
-    if release is None:
-        return {**fields, "verdict": "first", "reason": "there is no release to compare with"}
-    if release.model["classes"] != settings.project.classes:
+    if release is None or release.model["classes"] != settings.project.classes:
+        fields["slices"] = _slices(settings, store, holdout, new, None)
+        if release is None:
+            reason = f"there is no release to compare with; measured on holdout version {holdout.standing.number}"
+            return {**fields, "verdict": "first", "reason": reason}
         reason = f"release {release.number} tells other classes apart ({', '.join(release.model['classes'])})"
         return {**fields, "verdict": "not enough data", "reason": f"{reason}; look at the figures and release by hand"}
     old = _old_probabilities(store, release, holdout)
-    comparison = compare(old, new, holdout.y, names=settings.project.classes)
     return {
         **fields,
         "before": msgspec.to_builtins(evaluate(old, holdout.y)),
-        "comparison": {
-            **msgspec.to_builtins(comparison),
-            "fixed": [holdout.ids[one] for one in comparison.fixed],
-            "broken": [holdout.ids[one] for one in comparison.broken],
-        },
+        "slices": _slices(settings, store, holdout, new, old),
         "against": release.number,
-        "verdict": comparison.verdict,
-        "reason": comparison.reason,
+        **_verdict(settings, holdout, old, new),
     }
+
+
+def _verdict(settings: HubSettings, holdout: _Holdout, old: Floats, new: Floats) -> dict[str, Any]:
+    """What the images say that may still decide: all, or those that came after the last worn version."""
+    standing = holdout.standing
+    fresh = holdout.since > standing.base
+    kind = (
+        f"fresh images of holdout version {standing.number}"
+        if standing.base
+        else (f"images of holdout version {standing.number}")
+    )
+    if not fresh.any():  # those that may decide have lost their labels, or their bytes
+        return {"verdict": "not enough data", "reason": f"there are no {kind}; label audit images"}
+    comparison = compare(
+        old[fresh],
+        new[fresh],
+        holdout.y[fresh],
+        min_per_class=settings.split.min_per_class,
+        names=settings.project.classes,
+        on=kind,
+    )
+    ids = np.array(holdout.ids)[fresh]
+    verdict: str = comparison.verdict
+    reason = comparison.reason
+    if standing.worn:
+        verdict = "not enough data"
+        reason = (
+            f"holdout version {standing.number} is worn after {standing.verdicts} verdicts; "
+            f"label audit images, so that fresh ones decide ({reason})"
+        )
+    told = msgspec.structs.replace(
+        comparison, fixed=ids[comparison.fixed].tolist(), broken=ids[comparison.broken].tolist()
+    )
+    return {
+        "comparison": {**msgspec.to_builtins(told), "verdict": verdict, "reason": reason},
+        "verdict": verdict,
+        "reason": reason,
+    }
+
+
+def _slices(
+    settings: HubSettings, store: Store, holdout: _Holdout, new: Floats, old: Floats | None
+) -> list[dict[str, Any]]:
+    """By camera, condition and time."""
+    traits: dict[int | None, Traits] = {}
+    with store.read() as session:
+        for start in range(0, len(holdout.ids), embed.ROWS):
+            some = holdout.ids[start : start + embed.ROWS]
+            rows = session.exec(
+                select(Image.id, Image.camera, Image.flags, Image.captured_at).where(col(Image.id).in_(some))
+            )
+            traits.update({one: Traits(camera, list(flags), at) for one, camera, flags, at in rows})
+    found = slices(
+        new.argmax(axis=1) == holdout.y,
+        [traits[one] for one in holdout.ids],
+        before=None if old is None else old.argmax(axis=1) == holdout.y,
+        minimum=settings.split.min_per_slice,
+    )
+    return [msgspec.to_builtins(one) for one in found]
+
+
+def _leave_references(settings: HubSettings, store: Store, run_id: int, model: Model, holdout: _Holdout) -> None:
+    """What cameras that run this model are held to: their own latest audit images, and else the holdout."""
+    fewest = settings.drift.block
+    with store.read() as session:
+        audits = watch.audits(session, settings.project.name, holdout.backbone, fewest)
+    some = np.random.default_rng(0).permutation(len(holdout.x))[: watch.MOST]
+    embeddings = {"": holdout.x[some]} if len(some) >= fewest else {}
+    seen = [holdout.x]
+    for camera, ids in audits.items():
+        found = embed.load(store, holdout.backbone, ids)
+        embeddings[camera] = np.stack([found[one] for one in ids])
+        if sum(map(len, seen)) < BASIS_IMAGES:
+            seen.append(embeddings[camera])
+    if not embeddings:
+        return
+    axes = drift.basis(holdout.backbone, np.concatenate(seen)[:BASIS_IMAGES])
+    samples = {}
+    for camera, rows in embeddings.items():
+        said = [model.judge(one) for one in rows]
+        classes = [model.classes[one.best] for one in said]
+        samples[camera] = drift.sample([round(one.score, 4) for one in said], classes, axes.project(rows))
+    with store.write() as session:
+        watch.remember(session, run_id, axes, samples)
 
 
 def _latest(store: Store, project: str) -> Release | None:

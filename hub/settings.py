@@ -69,17 +69,20 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     kind: "linear" and "mlp" (one hidden layer) train a head on stored embeddings; "blocks" (the last `blocks` of Lite0)
     and "full" (all of it) make a new backbone with its head. backbone: one's own instead of Lite0, for both heads: a
-    .tflite, or an exported torch program (.pt2); "": Lite0. images: train on so many at most, 0: all. replay: share of
-    the images that the last run knew already to train on, next to all new ones. class_balanced: every class weighs the
-    same, however many labels it has. seed: of folds, samples, first weights and the order of images. threads: of the
-    processor. folds: for out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
+    .tflite, or an exported torch program (.pt2); "": Lite0. features: what of Lite0 a head sees: "pooled" is its last
+    map alone, "stages" the ends of the stages before too: more is learned from few labels, embeddings are 2.2 times as
+    long. images: train on so many at most, 0: all. replay: share of the images that the last run knew already to train
+    on, next to all new ones. class_balanced: every class weighs the same, however many labels it has. seed: of folds,
+    samples, first weights and the order of images. threads: of the processor. folds: for out-of-fold predictions; fewer
+    are used where a class has fewer labels, never less than 2.
 
-    Of "linear" alone. l2: strengths to choose from, any order; max_iterations: of L-BFGS for one fit; shrinkage: of the
-    standardisation, see `hub.train`. Of the others. epochs: at most; patience: epochs without a lower out-of-fold loss
-    before the end; batch_size: images in a step; learning_rate: of AdamW; dropout: share of inputs left out before each
-    layer of the head that is trained; hidden: units of the hidden layer of "mlp"; blocks: the last ones of Lite0 that
-    "blocks" trains; augment: random changes of images, for "blocks" and "full"; precision: "mixed" computes in bfloat16
-    where that is safe; device: "auto" takes a GPU where there is one.
+    l2: strengths of "linear" to choose from, in any order. max_iterations: of L-BFGS for one fit of "linear".
+    shrinkage: of the standardisation, see `hub.train`. epochs: at most; not of "linear", nor are the next five.
+    patience: epochs without a lower out-of-fold loss before the end. batch_size: images in a step. learning_rate: of
+    AdamW. dropout: share of a layer's inputs that is left out at random while training. device: "auto" takes a GPU
+    where there is one. precision: "mixed" computes in bfloat16 where that is safe; not of "linear". hidden: units of
+    the hidden layer of "mlp". blocks: the last ones of Lite0 that "blocks" trains. augment: random changes of images
+    for "blocks" and "full"; name only what leaves the label true.
 
     costs: of calling an image of one class another: {class: cost of missing it}, or {class: {called: cost}}.
     recall: {class: the share of its images that shall be found}. One of both; it decides which label a camera gives.
@@ -87,6 +90,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     kind: Literal["linear", "mlp", "blocks", "full"] = "linear"
     backbone: str = ""
+    features: Literal["pooled", "stages"] = "pooled"
     l2: Strengths = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
     folds: Annotated[int, Meta(ge=2, le=100)] = 5
     max_iterations: Annotated[int, Meta(ge=1, le=100_000)] = 200
@@ -110,13 +114,41 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     recall: dict[str, Annotated[float, Meta(gt=0, le=1)]] = {}
 
 
+class SplitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which labelled images prove instead of teaching, see `hub.split`; what is assigned already stays where it is.
+
+    share: of the groups whose audit images extend the holdout. by: what is held out together: "group", near-copies;
+    "camera", whole cameras; "time", whole days in UTC. near: cosine above which two images are near-copies; from 1 on
+    only equal bytes are. max_verdicts: after so many the holdout is worn. min_per_class: held-out images of every class
+    that a verdict needs. min_per_slice: images below which a slice has too few for a figure.
+    """
+
+    share: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    by: Literal["group", "camera", "time"] = "group"
+    near: Annotated[float, Meta(gt=0, le=1.01)] = 0.995
+    max_verdicts: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    min_per_class: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+    min_per_slice: Annotated[int, Meta(ge=1, le=1_000_000)] = 20
+
+
+class DriftSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a camera counts as drifted, see `hub.drift`.
+
+    block: audit images that are tested together, and the fewest that a reference needs. false_alarm: chance that a
+    block of a camera where nothing changed raises an alarm; 0: nothing is tested.
+    """
+
+    block: Annotated[int, Meta(ge=20, le=1000)] = 50
+    false_alarm: Annotated[float, Meta(ge=0, le=0.2)] = 0.01
+
+
 class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When a run starts by itself, and what becomes of it. Any rule that is on starts one; see `hub.retrain`.
 
     every_labels: after so many new labels; 0: not by labels. every_positives: after so many new labels of the class of
     interest; 0: not by these. positive: name of that class; empty: the second of two. new_share: once the new labels
-    are so large a share of what the last run learned from; 0: not by share. on_drift: once a camera's frames drift
-    from what the release has learned. every_hours: hours after the last run was asked for; 0: not by time. daily_at:
+    are so large a share of what the last run learned from; 0: not by share. on_drift: once a camera drifts from
+    what its release was proven on. every_hours: hours after the last run was asked for; 0: not by time. daily_at:
     time of day as "HH:MM" where the hub stands; empty: at none. at_least: new labels that a run by share, drift or time
     needs, and that any needs after a run that failed, twice as many after each further one. auto_release: release what
     is proven better.
@@ -134,14 +166,20 @@ class RetrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which images an operator is asked about, see `hub.label`.
+    """Which images an operator is asked about.
 
-    batch: images that are chosen at once, as far apart as can be. shortlist: the unsure half of a batch is chosen among
-    so many times its size of the least sure images.
+    order: one of the strategies of `hub.choose`; "mix" teaches the most per label. batch: images that are chosen at
+    once. shortlist: of "halves", the unsure half is chosen among so many times the batch of the least sure images, a
+    third of all at most. repeat: share of all labels that ask again, blind, about an image that was labelled before, to
+    see whether operators agree; second_look: share that asks about images whose label the last run doubts, see
+    `hub.again`.
     """
 
+    order: Literal["mix", "halves", "uncertainty", "cluster", "camera", "random"] = "mix"
     batch: Annotated[int, Meta(ge=1, le=1000)] = 25
     shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
+    repeat: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
+    second_look: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,6 +220,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     web: WebSettings = WebSettings()
     collect: CollectSettings = CollectSettings()
     train: TrainSettings = TrainSettings()
+    split: SplitSettings = SplitSettings()
+    drift: DriftSettings = DriftSettings()
     retrain: RetrainSettings = RetrainSettings()
     label: LabelSettings = LabelSettings()
     rollout: RolloutSettings = RolloutSettings()
@@ -257,6 +297,11 @@ def crossed(settings: HubSettings) -> dict[str, str]:
         return {"retrain.positive": f"is {retrain.positive!r}; allowed: one of {', '.join(classes)}"}
     if retrain.every_positives and not retrain.positive and len(classes) > 2:
         return {"retrain.positive": f"must name the class of interest; allowed: one of {', '.join(classes)}"}
+    if retrain.on_drift and not settings.drift.false_alarm:
+        return {
+            "retrain.on_drift": "needs tests for drift; allowed with drift.false_alarm 0: false",
+            "drift.false_alarm": "is 0; allowed with retrain.on_drift: above 0",
+        }
     if trouble := _crossed_triage(settings.triage, classes):
         return trouble
     return _crossed_train(settings.train, classes)
@@ -273,6 +318,10 @@ def _crossed_triage(triage: TriageSettings | None, classes: Sequence[str]) -> di
 def _crossed_train(train: TrainSettings, classes: Sequence[str]) -> dict[str, str]:
     if train.backbone and train.kind in ("blocks", "full"):
         return {"train.backbone": f"cannot be fine-tuned, only Lite0 can; allowed with train.kind {train.kind}: none"}
+    if train.features != "pooled" and train.kind in ("blocks", "full"):
+        return {"train.features": f"is for heads on Lite0 as it is; allowed with train.kind {train.kind}: pooled"}
+    if train.features != "pooled" and train.backbone:
+        return {"train.features": "is for Lite0 only; allowed with a train.backbone: pooled"}
     if train.augment and train.kind in ("linear", "mlp"):
         return {"train.augment": f"changes images, and {train.kind} trains on stored embeddings; allowed: none"}
     if train.costs and train.recall:

@@ -7,7 +7,7 @@ An image's bytes are not here but in the blob store, under their sha256. Labels 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint
+from sqlalchemy import JSON, DateTime, Dialect, Index, LargeBinary, Table, TypeDecorator, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -56,10 +56,22 @@ class Image(SQLModel, table=True):
 
     split: "pool" (from the field), "train" or "holdout" (imported so). state: "new", "verified", "unreadable",
     "lost" (see `hub.lost`). guess, score, scores: what the camera's model said. flags: findings of verify, name ->
-    score. label: class name in force. decided: an operator labelled or skipped it.
+    score. label: class name in force. decided: an operator labelled or skipped it. Which side of the holdout an image
+    is on stands in `Assignment`.
     """
 
-    __table_args__ = (UniqueConstraint("camera", "event_id"),)
+    __table_args__ = (
+        UniqueConstraint("camera", "event_id"),
+        # Audit events are few; whoever looks for them must not read through all images, nor shall others pay.
+        Index(
+            "ix_image_audit",
+            "project",
+            "camera",
+            "release",
+            sqlite_where=text("why = 'audit'"),
+            postgresql_where=text("why = 'audit'"),
+        ),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     camera: str = Field(default="", index=True)
@@ -85,6 +97,59 @@ class Image(SQLModel, table=True):
     decided: bool = Field(default=False, index=True)
 
 
+class Assignment(SQLModel, table=True):
+    """Where a labelled image stands in the split, see `hub.split`; given once, and changed only by a bridge.
+
+    near: name of its group of near-copies, "" while it has not been compared with the others. side: "train", "holdout",
+    or "out" of both. since: the first holdout version that it is a member of, 0 for none.
+    """
+
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    project: str = Field(index=True)
+    near: str = Field(default="", index=True)
+    side: str
+    since: int = 0
+
+
+class HoldoutVersion(SQLModel, table=True):
+    """One state of a project's holdout: all images with side "holdout" and `since` from 1 to this number.
+
+    base: only images that came after this version decide verdicts; 0: all do. images: how many members it has.
+    """
+
+    __table_args__ = (UniqueConstraint("project", "number"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str = Field(index=True)
+    number: int
+    base: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    images: int = 0
+    why: str = ""
+
+
+class Reference(SQLModel, table=True):
+    """What a run's model said of the images of one camera, or of all ("") when it was made: `hub.drift.Reference`."""
+
+    run_id: int = Field(primary_key=True, foreign_key="run.id")
+    camera: str = Field(primary_key=True)
+    data: bytes = Field(sa_type=LargeBinary)
+
+
+class Watch(SQLModel, table=True):
+    """The newest look at a camera's drift. release: that it ran; block: how many blocks of audit images that had given.
+
+    data: `hub.drift.Drift` as JSON.
+    """
+
+    camera: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    release: int
+    block: int
+    at: datetime = Field(sa_type=UtcDateTime)
+    data: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+
+
 class Embedding(SQLModel, table=True):
     """Embedding of an image by one backbone: float32, little-endian."""
 
@@ -102,8 +167,50 @@ class Tombstone(SQLModel, table=True):
     purged_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Look(SQLModel, table=True):
+    """What verify measured on an image, to compare later ones with: `hub.looks.Look`. Arrays are little-endian.
+
+    bits: perceptual hash, 8 bytes. up, down: `quality.Light`. view: uint8. sharp, soft: float32. copy_of: image id.
+    """
+
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    bits: bytes = Field(sa_type=LargeBinary)
+    up: float
+    down: float
+    view: bytes = Field(sa_type=LargeBinary)
+    sharp: bytes = Field(sa_type=LargeBinary)
+    soft: bytes = Field(sa_type=LargeBinary)
+    copy_of: int | None = None
+
+
+class Skew(SQLModel, table=True):
+    """An embedding that a camera computed of an image that came later. vector: float16, little-endian.
+
+    distance: cosine distance to the hub's own of the same image, None while that is not known.
+    """
+
+    camera: str = Field(primary_key=True)
+    event_id: str = Field(primary_key=True)
+    vector: bytes = Field(sa_type=LargeBinary)
+    distance: float | None = None
+
+
+class Suspect(SQLModel, table=True):
+    """A label that a run does not believe, see `hub.suspects`. label, guess: class names; confidence: in the label."""
+
+    run_id: int = Field(primary_key=True, foreign_key="run.id")
+    image_id: int = Field(primary_key=True, foreign_key="image.id")
+    label: str
+    guess: str
+    confidence: float
+
+
 class Label(SQLModel, table=True):
-    """One decision of an operator: kind "label" with a class name, "skip", or "undo" of an earlier one."""
+    """One decision of an operator: kind "label" with a class name, "skip", or "undo" of an earlier one.
+
+    ask: why the image was shown: "" for the queue, "second" (a model doubts the label before), "repeat" (do operators
+    agree?). bulk: id that the decisions have which were made at once, "" for single ones.
+    """
 
     id: int | None = Field(default=None, primary_key=True)
     image_id: int = Field(foreign_key="image.id", index=True)
@@ -113,13 +220,17 @@ class Label(SQLModel, table=True):
     at: datetime = Field(sa_type=UtcDateTime)
     undoes: int | None = Field(default=None, foreign_key="label.id")
     seconds: float | None = None
+    ask: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
+    bulk: str = Field(default="", index=True, sa_column_kwargs={"server_default": text("''")})
 
 
 class Run(SQLModel, table=True):
     """One training. state: queued, running, done, failed, cancelled. progress: 0..1.
 
-    snapshot: sha256 over the (image hash, label, split) lines it used. evaluation, comparison: `hub.evaluate` results
-    on the holdout; comparison is with the release in `against`. parts: name -> sha256 of the exported parts.
+    snapshot: sha256 over the (image hash, label, side) lines it used. evaluation, comparison: `hub.evaluate` results
+    on `holdout`, a version's number; comparison is with the release in `against`. slices: `hub.slices` on the same
+    images. doubt: why these scores may be wrong, "" for no reason. left_out: labelled images on neither side of the
+    split. parts: name -> sha256 of the exported parts.
     lease_until, beat: a running process renews its lease; after it the run counts as lost and may be taken again.
     """
 
@@ -141,12 +252,16 @@ class Run(SQLModel, table=True):
     labels: int = 0
     train_images: int = 0
     holdout_images: int = 0
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    left_out: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    doubt: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
     curve: list[float] = Field(default_factory=list, sa_type=JSON)
     fit: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     evaluation: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     before: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     comparison: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     against: int = 0
+    slices: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": "[]"})
     parts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     golden_probabilities: list[list[float]] = Field(default_factory=list, sa_type=JSON)
     verdict: str = ""
@@ -155,7 +270,10 @@ class Run(SQLModel, table=True):
 
 
 class Release(SQLModel, table=True):
-    """A signed release. envelope: the bytes on `hone/release/{project}/{number}`. model: its ModelSpec as JSON."""
+    """A signed release. envelope: the bytes on `hone/release/{project}/{number}`. model: its ModelSpec as JSON.
+
+    holdout: the version that its run was judged on.
+    """
 
     __table_args__ = (UniqueConstraint("project", "number"),)
 
@@ -168,6 +286,7 @@ class Release(SQLModel, table=True):
     model: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     envelope: bytes = Field(sa_type=LargeBinary)
     note: str = ""
+    holdout: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     size: int = 0
     new_bytes: int = 0
 

@@ -26,7 +26,7 @@ class Lease:
     def __init__(self, store: Store, run_id: int, clock: Clock) -> None:
         self._store = store
         self._run_id = run_id
-        self._clock = clock
+        self.clock = clock
         self._cancelled = threading.Event()
         self._stop = threading.Event()
         self._ours = False
@@ -34,7 +34,7 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         self.write(
-            state="running", pid=os.getpid(), started_at=self._clock.utc(), progress=0.0, step="starting", error=""
+            state="running", pid=os.getpid(), started_at=self.clock.utc(), progress=0.0, step="starting", error=""
         )
         self._ours = True
         self._thread.start()
@@ -54,7 +54,7 @@ class Lease:
             if run.state not in ("queued", "running") or (self._ours and run.pid != os.getpid()):
                 self._cancelled.set()
                 raise RunCancelledError(f"is {run.state}", subject=f"run {self._run_id}")
-            run.sqlmodel_update({"lease_until": self._clock.utc() + LEASE, **fields})
+            run.sqlmodel_update({"lease_until": self.clock.utc() + LEASE, **fields})
             session.add(run)
 
     def check(self) -> None:

@@ -1,49 +1,36 @@
-"""Verify: look at each stored image once: decodable, size, blur, light; and embed it. Findings are flags with a score;
-nothing is deleted, and no operator waits for an image that cannot be shown.
+"""Verify: look at each stored image once, embed it, and compare it with what came before. Findings are flags with a
+score (`hub.looks`); nothing is deleted, and no operator waits for an image that cannot be shown.
 """
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 
-import cv2
+import msgspec
 import numpy as np
-from sqlmodel import select
+from sqlmodel import Session, col, func, select
 
+from hub import embed, skew
+from hub.looks import WINDOW, Checker, Look
 from hub.lost import LOST
+from hub.novelty import MOST
+from hub.quality import Floats, Light, grey_of
 from hub.store import STOP_S, Store
-from hub.tables import Embedding, Image
+from hub.tables import Embedding, Image, Release
+from hub.tables import Look as LookRow
+from hub.tables import Skew as SkewRow
 from shared.errors import HoneError, ImageError, StoreError
 from shared.litert import Part
-from shared.preprocess import Pixels, Preprocess, decode, to_input
+from shared.manifest import ModelSpec
+from shared.preprocess import Preprocess, decode, to_input
 
 log = logging.getLogger(__name__)
 BATCH = 16
-MIN_SIDE = 32
-BLUR_BELOW = 15.0
-DARK_BELOW = 0.06
-BRIGHT_ABOVE = 0.94
-
-
-def flags_of(pixels: Pixels) -> dict[str, float]:
-    """Findings on one image, name -> measured value: "small" (shorter side in pixels), "blurred" (variance of the
-    Laplacian on the picture scaled to 256 pixels; Pech-Pacheco et al., ICPR 2000), "dark", "bright" (mean, 0..1).
-    """
-    flags: dict[str, float] = {}
-    side = min(pixels.shape[:2])
-    if side < MIN_SIDE:
-        flags["small"] = float(side)
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (256, 256), interpolation=cv2.INTER_AREA)
-    sharpness = float(cv2.Laplacian(grey, cv2.CV_64F).var())
-    if sharpness < BLUR_BELOW:
-        flags["blurred"] = round(sharpness, 2)
-    light = float(np.mean(grey)) / 255
-    if light < DARK_BELOW:
-        flags["dark"] = round(light, 3)
-    if light > BRIGHT_ABOVE:
-        flags["bright"] = round(light, 3)
-    return flags
+PICTURES = 128
+"""Grey pictures that are kept to compare with: 32 MB."""
+GROWTH = 1.1
+"""The training images are read again when there are so many times more of them."""
 
 
 class Verifier:
@@ -63,6 +50,7 @@ class Verifier:
         self._how = how
         self._backbone = backbone
         self._errors = errors
+        self._memories: dict[str, _Memory] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
@@ -102,29 +90,34 @@ class Verifier:
         name, part = found
         with self._store.read() as session:
             images = session.exec(
-                select(Image).where(Image.state == "new", Image.split == "pool").order_by(Image.id).limit(BATCH)  # type: ignore[arg-type]
+                select(Image).where(Image.state == "new", Image.split == "pool").order_by(col(Image.id)).limit(BATCH)
             ).all()
-        done: list[tuple[Image, bytes | None]] = []
+        done: list[tuple[Image, Floats | None, Look | None]] = []
         for image in images:
             if self._stop.is_set():
                 return False
-            done.append((image, self._look(image, part)))
+            done.append((image, *self._look(image, name, part)))
         if done:
             with self._store.write() as session:
-                for image, vector in done:
-                    # Only what verify owns: a label may have come meanwhile.
-                    row = session.get(Image, image.id)
-                    if row is None or row.id is None:
-                        continue
-                    row.state, row.flags = image.state, image.flags
-                    row.width, row.height = image.width, image.height
-                    session.add(row)
-                    if vector is not None:
-                        session.merge(Embedding(image_id=row.id, backbone=name, vector=vector))
+                self._save(session, name, done)
         return bool(done)
 
-    def _look(self, image: Image, part: Part) -> bytes | None:
-        """Fill in an image's findings; returns its embedding, or None when it cannot be decoded."""
+    def _save(self, session: Session, backbone: str, done: Sequence[tuple[Image, Floats | None, Look | None]]) -> None:
+        for image, vector, look in done:
+            # Only what verify owns: a label may have come meanwhile.
+            row = session.get(Image, image.id)
+            if row is None or row.id is None:
+                continue
+            row.state, row.flags = image.state, image.flags
+            row.width, row.height = image.width, image.height
+            session.add(row)
+            if vector is not None and look is not None:
+                session.merge(Embedding(image_id=row.id, backbone=backbone, vector=vector.astype("<f4").tobytes()))
+                session.merge(_row(row.id, look))
+                _compare(session, row, backbone, vector)
+
+    def _look(self, image: Image, name: str, part: Part) -> tuple[Floats | None, Look | None]:
+        """Fill in an image's findings; returns its embedding and what to keep, Nones when it cannot be decoded."""
         try:
             pixels = decode(self._store.blobs.read(image.sha256))
         except (ImageError, StoreError) as error:
@@ -133,8 +126,114 @@ class Verifier:
             image.state = "unreadable" if isinstance(error, ImageError) else LOST
             self._errors[error.code] += 1
             log.warning("event %s of %s: %s; kept, marked %s", image.event_id, image.camera, error, image.state)
-            return None
+            return None, None
         image.state = "verified"
         image.height, image.width = pixels.shape[:2]
-        image.flags = flags_of(pixels)
-        return bytes(part.run(to_input(pixels, self._how))[0].astype("<f4").tobytes())
+        vector = part.run(to_input(pixels, self._how))[0]
+        memory = self._memory(image.project, name)
+        image.flags, look = memory.checker.look(image.camera, pixels, vector)
+        memory.keep(image.id or 0, grey_of(pixels))
+        memory.checker.add(image.id or 0, image.camera, look, vector)
+        return vector, look
+
+    def _memory(self, project: str, backbone: str) -> "_Memory":
+        memory = self._memories.get(project)
+        if memory is None or memory.backbone != backbone:
+            memory = self._memories[project] = _Memory(self._store, project, backbone)
+        memory.refresh()
+        return memory
+
+
+class _Memory:
+    """What verify remembers of a project, read from the database when it starts and when the backbone changes."""
+
+    def __init__(self, store: Store, project: str, backbone: str) -> None:
+        self.backbone = backbone
+        self._store = store
+        self._project = project
+        self._pictures: OrderedDict[int, Floats | None] = OrderedDict()
+        self._taught = 0
+        self.checker = Checker(self._picture)
+        with store.read() as session:
+            rows = session.exec(
+                select(LookRow, Image.camera)
+                .join(Image, col(Image.id) == col(LookRow.image_id))
+                .where(Image.project == project)
+                .order_by(col(LookRow.image_id).desc())
+                .limit(WINDOW)
+            ).all()
+        vectors = embed.load(store, backbone, [row.image_id for row, _ in rows])
+        for row, camera in reversed(rows):
+            self.checker.add(row.image_id, camera, _look(row), vectors.get(row.image_id))
+
+    def refresh(self) -> None:
+        """Read the training images again, if there are many more than before."""
+        labelled = (Image.project == self._project, col(Image.label).is_not(None), Image.split != "holdout")
+        with self._store.read() as session:
+            count = session.exec(select(func.count()).select_from(Image).where(*labelled)).one()
+            if not count or count < GROWTH * self._taught:
+                return
+            ids = [one for one in session.exec(select(Image.id).where(*labelled).order_by(col(Image.id))) if one]
+        vectors = embed.load(self._store, self.backbone, ids[:: -(-len(ids) // MOST)])
+        if vectors:
+            self.checker.taught(np.stack(list(vectors.values())))
+            self._taught = count
+
+    def keep(self, image: int, grey: Floats | None) -> None:
+        """Have a picture at hand; the one that was used longest ago goes."""
+        self._pictures[image] = grey
+        if len(self._pictures) > PICTURES:
+            self._pictures.popitem(last=False)
+
+    def _picture(self, image: int) -> Floats | None:
+        """The grey picture of an earlier image; None where its bytes are gone."""
+        if image not in self._pictures:
+            with self._store.read() as session:
+                row = session.get(Image, image)
+            try:
+                grey = None if row is None else grey_of(decode(self._store.blobs.read(row.sha256)))
+            except (ImageError, StoreError):  # told when it was verified, or by fsck
+                grey = None
+            self.keep(image, grey)
+        self._pictures.move_to_end(image)
+        return self._pictures[image]
+
+
+def _row(image: int, look: Look) -> LookRow:
+    return LookRow(
+        image_id=image,
+        bits=look.bits.to_bytes(8, "little"),
+        up=look.light.up,
+        down=look.light.down,
+        view=look.view.tobytes(),
+        sharp=look.sharp.astype("<f4").tobytes(),
+        soft=look.soft.astype("<f4").tobytes(),
+        copy_of=look.copy_of,
+    )
+
+
+def _look(row: LookRow) -> Look:
+    view = np.frombuffer(row.view, np.uint8)
+    return Look(
+        bits=int.from_bytes(row.bits, "little"),
+        light=Light(row.up, row.down),
+        view=view.reshape(2 * (int(len(view) ** 0.5),)),
+        sharp=np.frombuffer(row.sharp, "<f4"),
+        soft=np.frombuffer(row.soft, "<f4"),
+        copy_of=row.copy_of,
+    )
+
+
+def _compare(session: Session, image: Image, backbone: str, vector: Floats) -> None:
+    """Note how far the camera's embedding of an image is from ours, where it sent one by the same backbone."""
+    sent = session.get(SkewRow, (image.camera, image.event_id))
+    if sent is None:
+        return
+    release = session.exec(
+        select(Release).where(Release.project == image.project, Release.number == image.release)
+    ).first()
+    if release is None or msgspec.convert(release.model, ModelSpec).backbone.sha256 != backbone:
+        session.delete(sent)
+        return
+    sent.distance, sent.vector = skew.distance(sent.vector, vector), b""
+    session.add(sent)

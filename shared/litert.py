@@ -133,7 +133,10 @@ class Model:
 
     def predict(self, pixels: Pixels) -> Prediction:
         """Run backbone and head on one image."""
-        embedding = self.embed(pixels)
+        return self.judge(self.embed(pixels))
+
+    def judge(self, embedding: Floats) -> Prediction:
+        """Run the head alone on an embedding that is there already, float32 [dims]."""
         probabilities, *confidence = self._head.run_all(embedding[np.newaxis])
         score = float(confidence[0][0, 0]) if confidence else None
         return Prediction(probabilities[0], embedding, score, self._thresholds)

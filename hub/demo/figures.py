@@ -63,8 +63,10 @@ def figures(
 
 
 def _release_row(release: Release, run: Run) -> dict[str, Any]:
-    """One release in demo.json. bytes: what a camera fetches that runs the release before."""
-    row: dict[str, Any] = {"release": release.number}
+    """One release in demo.json. holdout: version that it was measured on. bytes: what a camera fetches that runs the
+    release before.
+    """
+    row: dict[str, Any] = {"release": release.number, "holdout": run.holdout}
     for key in ("auc", "accuracy", "balanced_accuracy"):
         interval = run.evaluation[key]
         row |= {key: interval["value"], f"{key}_low": interval["low"], f"{key}_high": interval["high"]}

@@ -47,12 +47,20 @@ def line(overview: Mapping[str, Any], step: str, labels: int) -> str:
 
 def final(result: Mapping[str, Any]) -> RenderableType:
     """The figures of demo.json as a table."""
-    releases = Table(title="Releases, each on the same held-out images", title_justify="left")
-    for name in ("release", "AUC [95 %]", "accuracy [95 %]", "balanced accuracy [95 %]", "bytes to a camera"):
+    releases = Table(title="Releases, each on the holdout as it was", title_justify="left")
+    for name in (
+        "release",
+        "holdout",
+        "AUC [95 %]",
+        "accuracy [95 %]",
+        "balanced accuracy [95 %]",
+        "bytes to a camera",
+    ):
         releases.add_column(name, justify="right")
     for one in result["releases"]:
         releases.add_row(
             str(one["release"]),
+            f"version {one['holdout']}",
             *(
                 f"{one[key]:.3f} [{one[key + '_low']:.3f}, {one[key + '_high']:.3f}]"
                 for key in ("auc", "accuracy", "balanced_accuracy")

@@ -15,13 +15,18 @@ from hub.options import options
 from hub.policies import Policies
 from hub.store import Store
 from hub.web.actions import Actions
-from hub.web.asks import MAX_ID, LabelAsk, ReleaseAsk, RunAsk, SkipAsk, UndoAsk
+from hub.web.asks import MAX_ID, BulkAsk, BulkUndoAsk, LabelAsk, ReleaseAsk, RunAsk, SkipAsk, UndoAsk
 from hub.web.images import State, label_view
 from hub.web.models import (
+    AgainView,
     CameraView,
+    ClusterView,
     Done,
+    DriftView,
     Fault,
+    FieldView,
     Health,
+    HoldoutView,
     ImageDetail,
     ImagePage,
     LabelView,
@@ -97,6 +102,21 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         """One camera."""
         return _found(views.camera(f"{site}/{camera}"), "camera")
 
+    @api.get("/drift")
+    def drift() -> list[DriftView]:
+        """The latest look at each camera's drift, by name; a camera that has sent too few audit images has none."""
+        return views.proofs.drift()
+
+    @api.get("/field")
+    def field() -> list[FieldView]:
+        """How often the newest releases are right in the field, by camera and on all of them."""
+        return views.proofs.field()
+
+    @api.get("/holdout")
+    def holdout() -> list[HoldoutView]:
+        """The versions of the holdout, the newest first."""
+        return views.proofs.holdout()
+
     @api.get("/images")
     def images(
         *,
@@ -170,18 +190,45 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         """Label an image. The same label by the same operator again is answered with the one in force."""
         _found(views.images.one(ask.image), "image")
         now = views.images.standing(ask.image)
-        if now is not None and (now.kind, now.name, now.operator) == ("label", ask.name, ask.operator):
+        if now is not None and (now.kind, now.name, now.operator, now.ask) == (
+            "label",
+            ask.name,
+            ask.operator,
+            ask.ask,
+        ):
             return now
-        return label_view(desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds), ())
+        made = desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds, ask=ask.ask)
+        return label_view(made, ())
 
     @api.post("/skips")
     def skip(ask: SkipAsk) -> LabelView:
         """Take an image off the queue without a class. Repeats as for labels."""
         _found(views.images.one(ask.image), "image")
         now = views.images.standing(ask.image)
-        if now is not None and (now.kind, now.operator) == ("skip", ask.operator):
+        if now is not None and (now.kind, now.operator, now.ask) == ("skip", ask.operator, ask.ask):
             return now
-        return label_view(desk.skip(ask.image, operator=ask.operator), ())
+        return label_view(desk.skip(ask.image, operator=ask.operator, ask=ask.ask), ())
+
+    @api.get("/clusters")
+    def clusters(count: Annotated[int, Query(ge=1, le=30)] = 12) -> list[ClusterView]:
+        """What waits for a label in so many groups that look alike, the largest first."""
+        return views.clusters.all(count)
+
+    @api.post("/bulk")
+    def bulk(ask: BulkAsk) -> list[LabelView]:
+        """One decision on many images; those that are decided already are left alone. The same `bulk` counts once."""
+        made = desk.decide_all(ask.images, ask.name, operator=ask.operator, bulk=ask.bulk)
+        return [label_view(one, ()) for one in made]
+
+    @api.post("/bulk/undo")
+    def undo_bulk(ask: BulkUndoAsk) -> list[LabelView]:
+        """Take back all that stands of a decision on many images; empty when nothing did."""
+        return [label_view(one, ()) for one in desk.undo_all(ask.bulk, operator=ask.operator)]
+
+    @api.get("/agreement")
+    def agreement() -> AgainView:
+        """How far operators agree on images that they were asked about again."""
+        return views.again()
 
     @api.post("/undo")
     def undo(ask: UndoAsk) -> LabelView:

@@ -4,10 +4,13 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from hub import again
+
 MAX_ID = 2**53
 """No row number is larger: it must survive a JavaScript number."""
 
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]
+BulkId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{8,64}$")]
 Operator = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 
 
@@ -18,12 +21,16 @@ class Ask(BaseModel):
 
 
 class LabelAsk(Ask):
-    """ "This image is `name`." seconds: how long the operator looked at it."""
+    """ "This image is `name`." seconds: how long the operator looked at it.
+
+    ask: as the queue gave it.
+    """
 
     image: Id
     name: Annotated[str, Field(min_length=1, max_length=200)]
     operator: Operator
     seconds: Annotated[float, Field(ge=0, le=86400)] | None = None
+    ask: again.Ask = ""
 
 
 class SkipAsk(Ask):
@@ -31,6 +38,23 @@ class SkipAsk(Ask):
 
     image: Id
     operator: Operator
+    ask: again.Ask = ""
+
+
+class BulkAsk(Ask):
+    """ "These images are all `name`", or "" for "I cannot tell". bulk: an id of yours, by which it is taken back."""
+
+    images: Annotated[list[Id], Field(min_length=1, max_length=500)]
+    name: Annotated[str, Field(max_length=200)]
+    operator: Operator
+    bulk: BulkId
+
+
+class BulkUndoAsk(Ask):
+    """ "Take back that decision on many images.\""""
+
+    operator: Operator
+    bulk: BulkId
 
 
 class UndoAsk(Ask):

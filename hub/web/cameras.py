@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hub.skew import Skew
 from hub.tables import Camera, Rollout
-from hub.web.models import CameraStatus, CameraView, Follows, PreviewCounts, RolloutView
+from hub.web.models import CameraStatus, CameraView, Follows, PreviewCounts, RolloutView, SkewView
 from shared.messages import Reported, TriageState
 from shared.policy import TriageSettings, to_wire
 
@@ -30,9 +31,13 @@ class Wanted:
 
 
 def camera_view(
-    camera: Camera, rollout: Rollout | None, previews: PreviewCounts | None = None, policy: Wanted | None = None
+    camera: Camera,
+    rollout: Rollout | None,
+    previews: PreviewCounts | None = None,
+    policy: Wanted | None = None,
+    skew: Skew | None = None,
 ) -> CameraView:
-    """A row, what it reported last and its previews; a report that cannot be read counts as none."""
+    """A row, what it reported last, its previews and skew; a report that cannot be read counts as none."""
     said = _reported(camera)
     wanted = target(camera.name, rollout)
     status, words = _stands(camera, said, wanted)
@@ -46,6 +51,7 @@ def camera_view(
         status=status,
         words=words,
         previews=previews or PreviewCounts(),
+        skew=SkewView(n=skew.n, median=skew.median, largest=skew.largest, far=skew.far) if skew else None,
     )
     if said is None:
         return base

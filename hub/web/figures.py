@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hub.web.models import ClassFigures, Figures, Gain, Interval
+from hub.web.models import ClassFigures, Figures, Gain, Interval, SliceView
 
 
 def interval(data: Any) -> Interval | None:
@@ -53,6 +53,19 @@ def gain(data: dict[str, Any]) -> Gain | None:
         verdict=str(data.get("verdict", "")),
         reason=str(data.get("reason", "")),
     )
+
+
+def slices(data: Sequence[dict[str, Any]]) -> list[SliceView]:
+    """Those of `hub.slices`."""
+    return [
+        SliceView(**{**one, "accuracy": interval(one.get("accuracy")), "before": interval(one.get("before"))})
+        for one in data
+    ]
+
+
+def ids(data: Any) -> list[int]:
+    """Ids of images; of anything else none."""
+    return [one for one in data if isinstance(one, int)] if isinstance(data, list) else []
 
 
 def _one_class(data: Any, index: int, names: Sequence[str]) -> ClassFigures:

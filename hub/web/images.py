@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from sqlmodel import col, func, select
 
+from hub.again import Ask
 from hub.label import Desk
 from hub.store import Store
-from hub.tables import Image, Label
+from hub.tables import Assignment, Image, Label, Look
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
 from shared.policy import AUDIT
 
@@ -60,12 +61,20 @@ class Images:
                 return None
             rows = session.exec(select(Label).where(Label.image_id == image_id).order_by(col(Label.id).desc())).all()
             undone = {one.undoes for one in rows}
-            return ImageDetail(**_image(image).model_dump(), history=[label_view(one, undone) for one in rows])
+            given = session.get(Assignment, image_id)
+            look = session.get(Look, image_id)
+            return ImageDetail(
+                **_image(image).model_dump(),
+                side=given.side if given else "",
+                since=given.since if given else 0,
+                history=[label_view(one, undone) for one in rows],
+                copy_of=look.copy_of if look is not None else None,
+            )
 
     def queue(self, count: int, exclude: Sequence[int]) -> QueueView:
         """The next images to label."""
-        items = [_image(one) for one in self._desk.next(count, exclude=exclude)]
-        return QueueView(waiting=self._desk.counts().waiting, items=[QueueItem(**dict(one)) for one in items])
+        items = [queue_item(one.image, one.ask) for one in self._desk.questions(count, exclude=exclude)]
+        return QueueView(waiting=self._desk.counts().waiting, items=items)
 
     def labels(self, limit: int) -> list[LabelView]:
         """The last decisions, the newest first."""
@@ -91,6 +100,12 @@ class Images:
         with self._store.read() as session:
             row = session.exec(select(Label).where(Label.undoes == label_id)).first()
             return None if row is None else label_view(row, ())
+
+
+def queue_item(row: Image, ask: Ask = "") -> QueueItem:
+    """An image as a question; what was said of it before is left out where it is asked about again."""
+    item = QueueItem(**{name: value for name, value in _image(row) if name in QueueItem.model_fields} | {"ask": ask})
+    return item.model_copy(update={"guess": "", "scores": {}, "score": None, "why": "", "blind": True}) if ask else item
 
 
 def _image(row: Image) -> ImageView:
@@ -138,4 +153,6 @@ def label_view(row: Label, undone: Collection[int | None]) -> LabelView:
         undoes=row.undoes,
         seconds=row.seconds,
         undone=row.id in undone,
+        ask=row.ask,
+        bulk=row.bulk,
     )

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from hub import again
+
 
 class View(BaseModel):
     """Base of all answers."""
@@ -44,7 +46,10 @@ class Figures(View):
 
 
 class Gain(View):
-    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right."""
+    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
+
+    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
+    """
 
     n: int = 0
     auc_gain: Interval | None = None
@@ -56,11 +61,25 @@ class Gain(View):
     reason: str = ""
 
 
+class SliceView(View):
+    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
+
+    kind: str
+    name: str
+    n: int
+    few: bool
+    accuracy: Interval | None = None
+    before: Interval | None = None
+    fixed: int = 0
+    broken: int = 0
+
+
 class RunView(View):
     """One training. release: number of the release made of it; against: the release it was compared with.
 
     loss, metric: while it runs, log-loss and AUC on images that the last step did not see; eta_s: seconds of the
-    present step that are left, at most.
+    present step that are left, at most. holdout: the version that its scores were measured on, 0 for none. doubt: why
+    they may be wrong, or "". left_out: labelled images on neither side of the split.
     """
 
     id: int
@@ -78,6 +97,9 @@ class RunView(View):
     labels: int
     train_images: int
     holdout_images: int
+    holdout: int
+    left_out: int
+    doubt: str
     against: int
     release: int | None
     verdict: str
@@ -89,10 +111,13 @@ class RunView(View):
 
 
 class RunDetail(RunView):
-    """One training with all that was kept of it. curve: the loss at each step."""
+    """One training with all that was kept of it. curve: the loss at each step. fixed, broken: ids of images."""
 
     attempts: int
     snapshot: str
+    slices: list[SliceView]
+    fixed: list[int]
+    broken: list[int]
     curve: list[float]
     fit: dict[str, Any]
     settings: dict[str, Any]
@@ -115,7 +140,9 @@ class RolloutView(View):
 
 
 class ReleaseView(View):
-    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images."""
+    """A signed release. cameras: how many say that they run it; before, after: on the same held-out images, those of
+    version `holdout`. doubt: why they may be wrong, or "".
+    """
 
     number: int
     created_at: datetime
@@ -125,6 +152,8 @@ class ReleaseView(View):
     size: int
     new_bytes: int
     cameras: int
+    holdout: int
+    doubt: str
     verdict: str
     before: Figures | None
     after: Figures | None
@@ -179,6 +208,70 @@ class PreviewCounts(View):
 
 Follows = Literal["project", "own", "local", "waiting", "refused", "unknown"]
 """project: the project's; own, local: those of its edge.toml, as the project is silent or edge.toml goes first."""
+
+
+class HoldoutView(View):
+    """One version of the holdout. images: its members; deciding: those that came after version `base`, and so may still
+    decide. verdicts: given by those; worn: as many as they are good for.
+    """
+
+    number: int
+    base: int
+    created_at: datetime
+    why: str
+    images: int
+    deciding: int
+    verdicts: int
+    limit: int
+    worn: bool
+
+
+class MeasureView(View):
+    """One measure of drift: distance from 0 (alike) to 1, p-value; shares before and now, where it compares any."""
+
+    name: str
+    distance: float
+    p: float
+    reference: float | None
+    now: float | None
+
+
+class DriftView(View):
+    """The latest look at a camera. own: it was held to its own images, and not to the holdout. n: images looked at."""
+
+    camera: str
+    release: int
+    at: datetime
+    n: int
+    own: bool
+    drifted: bool
+    level: float
+    reason: str
+    measures: list[MeasureView]
+
+
+class FieldView(View):
+    """Share of right answers in the field, estimated from the random audit. camera: "" for all of them.
+
+    audits: audit images of the release; labelled: those it is estimated from; accuracy: None where they are too few.
+    """
+
+    release: int
+    camera: str
+    audits: int
+    labelled: int
+    accuracy: Interval | None
+
+
+class SkewView(View):
+    """Cosine distances between a camera's and the hub's embeddings of the same n images. far: look at this camera."""
+
+    n: int
+    median: float
+    largest: float
+    far: bool
+
+
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
@@ -186,7 +279,8 @@ class CameraView(View):
     """A camera. target: the release it should run now; status and words: how it stands; None: it has not said.
 
     previews: of images that it holds until somebody wants them. follows: whether it goes by the project's triage
-    settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words.
+    settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words. skew: how
+    far its embeddings are from the hub's.
     """
 
     name: str
@@ -198,6 +292,7 @@ class CameraView(View):
     status: CameraStatus
     words: str
     previews: PreviewCounts = PreviewCounts()
+    skew: SkewView | None = None
     agent: str | None = None
     clock: str | None = None
     reported_at: datetime | None = None
@@ -278,8 +373,11 @@ class QueueItem(View):
     """An image that waits for a label. url: what a browser can show.
 
     blind: it is of the random sample and not decided yet: nobody shall know what the model said, or the sample would
-    flatter the model. So guess is "", score None, scores empty.
+    flatter the model. So guess is "", score None, scores empty. ask: "" for a new one; "second" and "repeat" (see
+    `hub.again`) are blind as well. Send it back with the answer.
     """
+
+    ask: again.Ask = ""
 
     id: int
     url: str
@@ -331,12 +429,20 @@ class LabelView(View):
     undoes: int | None
     seconds: float | None
     undone: bool = False
+    ask: str = ""
+    bulk: str = ""
 
 
 class ImageDetail(ImageView):
-    """A stored image with all its decisions, the newest first."""
+    """A stored image with all its decisions, the newest first. copy_of: the earlier image that it repeats.
 
+    side: "train", "holdout", "out" of both, or "" as long as no run has divided it; since: the first holdout version.
+    """
+
+    side: str
+    since: int
     history: list[LabelView]
+    copy_of: int | None = None
 
 
 class ImagePage(View):
@@ -346,6 +452,34 @@ class ImagePage(View):
     limit: int
     offset: int
     items: list[ImageView]
+
+
+class AgreementView(View):
+    """How often two decisions on one image were the same: of n, the share, and Cohen's kappa where it is defined."""
+
+    n: int
+    share: float
+    kappa: float | None
+
+
+class AgainView(View):
+    """What was asked again. repeats: all; own: of one operator with himself; second: of second looks; None: none yet.
+
+    suspects: labels that the newest run doubts and that nobody has looked at again.
+    """
+
+    repeats: AgreementView | None
+    own: AgreementView | None
+    others: AgreementView | None
+    second: AgreementView | None
+    suspects: int
+
+
+class ClusterView(View):
+    """Images that look alike, the most typical first. size: how many wait; images: some of them."""
+
+    size: int
+    images: list[QueueItem]
 
 
 class QueueCounts(View):
@@ -400,6 +534,7 @@ class Overview(View):
     latest: int
     releases: list[ReleaseView]
     rollout: RolloutView | None
+    again: AgainView
 
 
 class Health(View):

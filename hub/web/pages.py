@@ -57,9 +57,24 @@ class Pages:
         def overview(request: Request) -> Response:
             return self._page(request, "overview.html", data=views.overview())
 
+        @pages.get("/cameras")
+        def cameras(request: Request) -> Response:
+            return self._page(
+                request,
+                "cameras.html",
+                cameras=views.cameras(),
+                drift={one.camera: one for one in views.proofs.drift()},
+                field=views.proofs.field(),
+                settings=self._policies.now().drift,
+            )
+
         @pages.get("/label")
         def label(request: Request) -> Response:
             return self._page(request, "label.html", classes=self._settings.project.classes)
+
+        @pages.get("/label/clusters")
+        def clusters(request: Request) -> Response:
+            return self._page(request, "clusters.html", classes=self._settings.project.classes)
 
         @pages.get("/images")
         def images(
@@ -126,7 +141,9 @@ class Pages:
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:
-            return self._page(request, "runs.html", runs=views.runs(100), queue=views.counts())
+            return self._page(
+                request, "runs.html", runs=views.runs(100), queue=views.counts(), holdout=views.proofs.holdout()
+            )
 
         @pages.get("/runs/{run}")
         def one_run(request: Request, run: RowId) -> Response:

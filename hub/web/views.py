@@ -5,18 +5,22 @@ from collections.abc import Sequence
 
 from sqlmodel import Session, col, func, select
 
+from hub import again, skew
 from hub.label import Desk
 from hub.policies import Policies
 from hub.registry import labels_since_run
 from hub.retrain import rules
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run
+from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Skew, Watch
 from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
-from hub.web.figures import figures, gain, number
+from hub.web.clusters import Clusters
+from hub.web.figures import figures, gain, ids, number, slices
 from hub.web.images import Images
 from hub.web.models import (
+    AgainView,
+    AgreementView,
     CameraView,
     HubView,
     Overview,
@@ -29,6 +33,7 @@ from hub.web.models import (
     Totals,
 )
 from hub.web.previews import Previews
+from hub.web.proofs import Proofs
 from shared.clock import Clock
 
 _UNDER_WAY = ("queued", "running")
@@ -52,6 +57,8 @@ class Views:
         self._clock = clock
         self.images = Images(self._project, store, desk)
         self.previews = Previews(self._project, store)
+        self.proofs = Proofs(policies, store)
+        self.clusters = Clusters(self._project, store)
 
     def overview(self) -> Overview:
         """The front page."""
@@ -61,13 +68,13 @@ class Views:
             cameras, rollout = self._fleet(session)
             wanted = self._wanted()
             releases = self._releases(session, 5, 0)
-            held = self.previews.counts(session)
+            held, skews = self.previews.counts(session), _skews(session)
             return Overview(
                 project=self._project,
                 classes=self._classes,
                 now=self._clock.utc(),
                 hub=self.hub(),
-                cameras=[camera_view(one, rollout, held.get(one.name), wanted) for one in cameras],
+                cameras=[camera_view(one, rollout, held.get(one.name), wanted, skews.get(one.name)) for one in cameras],
                 queue=counts,
                 totals=self._totals(session),
                 previews=self.previews.totals(session),
@@ -76,7 +83,26 @@ class Views:
                 latest=releases[0].number if releases else 0,
                 releases=releases,
                 rollout=rollout_view(rollout, cameras) if rollout else None,
+                again=self._again(session),
             )
+
+    def again(self) -> AgainView:
+        """What was asked again, and how far operators agreed."""
+        with self._store.read() as session:
+            return self._again(session)
+
+    def _again(self, session: Session) -> AgainView:
+        def figures_of(ask: again.Ask, own: bool | None = None) -> AgreementView | None:
+            found = again.agreement(again.pairs(session, self._project, ask, own=own))
+            return AgreementView(n=found.n, share=found.share, kappa=found.kappa) if found else None
+
+        return AgainView(
+            repeats=figures_of("repeat"),
+            own=figures_of("repeat", own=True),
+            others=figures_of("repeat", own=False),
+            second=figures_of("second"),
+            suspects=again.suspected(session, self._project),
+        )
 
     def hub(self) -> HubView:
         """The daemon beside the page."""
@@ -109,9 +135,9 @@ class Views:
         """All cameras, by name."""
         with self._store.read() as session:
             cameras, rollout = self._fleet(session)
-            held = self.previews.counts(session)
+            held, skews = self.previews.counts(session), _skews(session)
             wanted = self._wanted()
-            return [camera_view(one, rollout, held.get(one.name), wanted) for one in cameras]
+            return [camera_view(one, rollout, held.get(one.name), wanted, skews.get(one.name)) for one in cameras]
 
     def camera(self, name: str) -> CameraView | None:
         """One camera by `site/camera`."""
@@ -137,6 +163,9 @@ class Views:
                 **self._run(run, self._released(session, [run_id])).model_dump(),
                 attempts=run.attempts,
                 snapshot=run.snapshot,
+                slices=slices(run.slices),
+                fixed=ids(run.comparison.get("fixed")),
+                broken=ids(run.comparison.get("broken")),
                 curve=run.curve,
                 fit=run.fit,
                 settings=run.settings,
@@ -170,13 +199,14 @@ class Views:
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
             rollout = _rollout(session, self._project)
+            looks = session.exec(select(Watch.camera, Watch.at).order_by(Watch.camera)).all()
             held = self.previews.counts(session)
             shown = session.exec(select(func.max(Preview.id))).one()
         settings = self._policies.in_force().version
         way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
         return {
             "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
-            "cameras": _short(cameras),
+            "cameras": _short(cameras, looks),
             "images": _short(newest, unchecked),
             "labels": _short(decided),
             "previews": _short(shown, sorted((name, *dict(one).values()) for name, one in held.items())),
@@ -244,6 +274,9 @@ class Views:
             labels=run.labels,
             train_images=run.train_images,
             holdout_images=run.holdout_images,
+            holdout=run.holdout,
+            left_out=run.left_out,
+            doubt=run.doubt,
             against=run.against,
             release=released.get(run.id),
             verdict=run.verdict,
@@ -284,6 +317,8 @@ class Views:
                 size=row.size,
                 new_bytes=row.new_bytes,
                 cameras=sum(one.release == row.number for one in cameras),
+                holdout=row.holdout,
+                doubt=one.doubt if (one := runs.get(row.run_id)) else "",
                 verdict=run.verdict if (run := runs.get(row.run_id)) else "",
                 before=figures(run.before, self._classes) if run else None,
                 after=figures(run.evaluation, self._classes) if run else None,
@@ -295,6 +330,18 @@ class Views:
 
 def _rollout(session: Session, project: str) -> Rollout | None:
     return session.exec(select(Rollout).where(Rollout.project == project).order_by(col(Rollout.id).desc())).first()
+
+
+def _skews(session: Session) -> dict[str, skew.Skew]:
+    """Camera -> its skew, over the last images of each that were compared."""
+    rows = session.exec(
+        select(Skew.camera, Skew.distance).where(col(Skew.distance).is_not(None)).order_by(col(Skew.event_id))
+    )
+    found: dict[str, list[float]] = {}
+    for camera, distance in rows:
+        if distance is not None:
+            found.setdefault(camera, []).append(distance)
+    return {camera: one for camera, all_of in found.items() if (one := skew.of(all_of[-skew.LAST :]))}
 
 
 def _short(*values: object) -> str:

@@ -12,7 +12,7 @@ VERDICTS = {
     "better": ("good", "Better"),
     "same": ("calm", "No proven difference"),
     "worse": ("bad", "Worse"),
-    "not enough data": ("warn", "Too few held-out images"),
+    "not enough data": ("warn", "Not enough data"),
 }
 RUN_STATES = {
     "queued": ("calm", "Queued"),
@@ -39,6 +39,13 @@ FOLLOWS = {
     "unknown": ("calm", "Not known"),
 }
 STAGES = {"canary": "Canary", "everyone": "Everyone", "done": "Rolled out"}
+MEASURES = {"low_score": "Low scores", "class_mix": "Classes", "embedding": "Embeddings"}
+SIDES = {
+    "": "not divided yet",
+    "train": "learnt from",
+    "holdout": "held out",
+    "out": "on neither side: near-copy of held-out images, or held apart",
+}
 REASONS = {
     "low_score": "low score",
     "margin": "two classes are close",
@@ -74,6 +81,9 @@ def install(environment: Environment) -> None:
         SOURCES=SOURCES,
         FOLLOWS=FOLLOWS,
         STAGES=STAGES,
+        MEASURES=MEASURES,
+        SIDES=SIDES,
+        MOST_SHOWN=24,
         REASONS=REASONS,
         axis=axis,
         zip=zip,

@@ -8,11 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from sqlmodel import select
 
+from hub import split
 from hub.commit import Committer, Round
-from hub.settings import CollectSettings, HubSettings, ProjectSettings, RetrainSettings, TrainSettings, WebSettings
+from hub.settings import (
+    CollectSettings,
+    HubSettings,
+    ProjectSettings,
+    RetrainSettings,
+    SplitSettings,
+    TrainSettings,
+    WebSettings,
+)
+from hub.split import Standing
 from hub.store import Store
-from hub.tables import Embedding, Image
+from hub.tables import Assignment, Embedding, Image
 from shared import topics
 from shared.bus import Message
 from shared.clock import SystemClock
@@ -33,6 +44,7 @@ from shared.messages import (
 from shared.preprocess import encode_png
 from shared.transfer import Complete
 from tests.fakes.bus import FakeBroker, FakeBus
+from tests.fakes.clock import FakeClock
 from tests.fakes.listener import Recorder
 
 CLASSES = ["good", "defect"]
@@ -117,6 +129,26 @@ def commit(store: Store, *blobs: bytes, camera: str = "site/cam-1") -> list[str]
 def add_vector(store: Store, image_id: int, vector: list[float], backbone: str = "b") -> None:
     with store.write() as session:
         session.add(Embedding(image_id=image_id, backbone=backbone, vector=np.array(vector, "<f4").tobytes()))
+
+
+def divide(
+    store: Store, near: float = 0.995, vectors: dict[int, list[float]] | None = None, **fields: object
+) -> Standing:
+    """Divide all labelled images; those without a vector look like no other one. fields: of SplitSettings."""
+    with store.read() as session:
+        ids = split.candidates(session, "cells", CLASSES)
+    size = len(ids) + 2
+    made = {one: np.eye(size, dtype=np.float32)[place + 2] for place, one in enumerate(ids)}
+    for one, vector in (vectors or {}).items():
+        made[one] = np.zeros(size, np.float32)
+        made[one][:2] = vector
+    return split.divide(store, "cells", made, SplitSettings(near=near, **fields), FakeClock(NOW))  # type: ignore[arg-type]
+
+
+def sides(store: Store) -> dict[int, str]:
+    """Image id -> side."""
+    with store.read() as session:
+        return {one.image_id: one.side for one in session.exec(select(Assignment))}
 
 
 def get_image(store: Store, image_id: int) -> Image:

@@ -17,7 +17,7 @@ from sqlmodel import col, select
 from hub import commit, lost
 from hub.commit import Committer, Round, stored_hashes
 from hub.store import Store, open_store
-from hub.tables import Blob, Image, Label, Preview, Tombstone
+from hub.tables import Blob, Image, Label, Preview, Skew, Tombstone
 from shared.clock import SystemClock
 from shared.errors import StoreError
 from shared.files import sha256_hex
@@ -160,7 +160,19 @@ def test_an_image_that_comes_ends_its_preview_and_no_other(rounds: Rounds) -> No
     assert left == {(CAMERA, images[1].event.id), ("site/cam-2", images[0].event.id)}
 
 
-def add_preview(store: Store, camera: str, one: Complete) -> None:
+def test_the_embedding_that_a_preview_brought_outlives_it(rounds: Rounds) -> None:
+    images = some(1, 2, 3)
+    add_preview(rounds.store, CAMERA, images[0], embedding=b"\x01\x02")
+    add_preview(rounds.store, CAMERA, images[1])
+    add_preview(rounds.store, "site/cam-2", images[2], embedding=b"\x03\x04")
+    rounds.one(images)
+    rounds.one(images)
+    with rounds.store.read() as session:
+        found = [(row.camera, row.event_id, row.vector, row.distance) for row in session.exec(select(Skew))]
+    assert found == [(CAMERA, images[0].event.id, b"\x01\x02", None)]
+
+
+def add_preview(store: Store, camera: str, one: Complete, embedding: bytes = b"") -> None:
     with store.write() as session:
         session.add(
             Preview(
@@ -170,6 +182,7 @@ def add_preview(store: Store, camera: str, one: Complete) -> None:
                 captured_at=NOW,
                 received_at=NOW,
                 event=encode(one.event),
+                embedding=embedding,
             )
         )
 

@@ -6,19 +6,20 @@ import signal
 from datetime import timedelta
 
 import msgspec
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner
 from sqlmodel import delete, select
 
-from hub import backup, keys, previews, settings
+from hub import backup, drift, keys, previews, settings, watch
 from hub.daemon import Daemon
 from hub.policies import Policies
 from hub.registry import CameraView
 from hub.restore import restore
 from hub.runs import MAX_ATTEMPTS
 from hub.store import open_store
-from hub.tables import Image, Lease, Preview, Release, Rollout, Run
+from hub.tables import Camera, Image, Lease, Preview, Release, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import ConfigError, TrainError
@@ -715,3 +716,32 @@ def test_a_hub_that_collects_from_some_sites_holds_leases_as_any_collector(scene
     one.daemon = None
     with one.store.read() as session:
         assert {row.owner for row in session.exec(select(Lease))} == {""}
+
+
+def test_a_camera_that_drifts_is_seen_by_the_loop(scene):
+    one = scene(more="[drift]\nblock = 20")
+    run = one.finished_run(b"head")
+    axes = drift.basis("b", np.eye(8, dtype=np.float32))
+    with one.store.write() as session:
+        watch.remember(session, run, axes, {"": drift.sample([0.9] * 60, ["good"] * 60, np.zeros((0, 7), np.float32))})
+        session.add(Camera(name=CAMERA, project="cells", first_seen=NOW, last_seen=NOW, release=1))
+    for number in range(20):
+        add_image(one.store, camera=CAMERA, release=1, why="audit", guess="defect", score=0.9, event_id=f"e{number}")
+    daemon = one.start()
+    assert daemon.release_run(run, "by hand") == 1
+    daemon._next_look = 0.0
+
+    def found():
+        with one.store.read() as session:
+            return watch.load(session, "cells")
+
+    until(found, "a look at the camera")
+    [look] = found()
+    assert (look.camera, look.drifted, look.own) == (CAMERA, True, False)
+    assert [one.name for one in look.measures] == ["low_score", "class_mix"]
+    assert daemon._drift() == [f"{CAMERA}: {look.reason}"], "what the retrain policy goes by"
+    with one.store.write() as session:
+        camera = session.get(Camera, CAMERA)
+        camera.release = 2
+        session.add(camera)
+    assert daemon._drift() == [], "of a release that it no longer runs"

@@ -7,9 +7,10 @@ import pytest
 
 from hub.dataset import chosen, recalled, snapshot
 from hub.settings import TrainSettings
-from hub.tables import Image, Label, Run
+from hub.tables import Assignment, Image, Label, Run
 from shared.errors import TrainError
-from tests.hub.making import CLASSES, NOW, add_image
+from tests.hub import making
+from tests.hub.making import CLASSES, NOW, add_image, divide
 
 
 def balance(keep, labels):
@@ -56,6 +57,7 @@ def test_old_is_what_was_labelled_before_the_last_good_run(store):
     settings = TrainSettings(replay=0.0)
     for one in images[3:]:
         label(store, one, NOW + timedelta(hours=2))
+    divide(store)
     assert len(snapshot(store, "cells", CLASSES, settings).ids) == 7, "no run: all is new"
     with store.write() as session:
         session.add(Run(project="cells", state="done", created_at=NOW + timedelta(hours=1)))
@@ -66,27 +68,36 @@ def test_old_is_what_was_labelled_before_the_last_good_run(store):
     assert snapshot(store, "cells", CLASSES, TrainSettings()).ids == [*images, held]
 
 
-def test_the_lines_are_the_blob_of_the_snapshots_name_and_bring_it_back(store):
+def test_the_lines_are_the_blob_of_the_snapshots_name_and_bring_it_back(store, monkeypatch):
     classes = ["good part", "defect"]
+    monkeypatch.setattr(making, "CLASSES", classes)
     add_image(store, b"1", label="good part", decided=True, split="train")
     again = add_image(store, b"1", label="good part", decided=True)
     add_image(store, b"2", label="defect", decided=True, split="holdout")
+    add_image(store, b"2", label="defect", decided=True)
+    divide(store)
     taken = snapshot(store, "cells", classes)
+    assert (taken.field_labels, taken.left_out, taken.since.tolist()) == (1, 1, [0, 0, 1])
     assert store.blobs.put([taken.lines]) == [taken.sha256]
-    add_image(store, b"3", label="defect", decided=True)
+    add_image(store, b"3", label="defect", decided=True, split="holdout")
     with store.write() as session:
         row = session.get(Image, again)
         row.label = "defect"  # another mind since then: a repeat has the label of its day
-        session.add(row)
-    back = recalled(store, "cells", classes, taken.sha256)
+        moved = session.get(Assignment, again)
+        moved.side = "out"  # nor does a bridge that was found since then change it
+        session.add_all([row, moved])
+    divide(store)
+    back = recalled(store, "cells", classes, taken.sha256, taken.left_out)
     assert (back.ids, back.sha256, back.field_labels) == (taken.ids, taken.sha256, taken.field_labels)
-    assert (back.labels == taken.labels).all()
-    assert (back.holdout == taken.holdout).all()
+    for name in ("labels", "holdout", "since"):
+        assert (getattr(back, name) == getattr(taken, name)).all()
+    assert back.left_out == 1
 
 
 def test_what_is_gone_is_told(store):
     first = add_image(store, b"1", label="good", decided=True)
     add_image(store, b"2", label="defect", decided=True)
+    divide(store)
     taken = snapshot(store, "cells", CLASSES)
     assert recalled(store, "cells", CLASSES, taken.sha256) is None, "the lines were not kept"
     store.blobs.put([taken.lines])

@@ -91,7 +91,7 @@ def test_the_backbone_is_converted_once(backbone, monkeypatch):
 
 def test_the_cache_is_written_whole_and_under_a_name_of_what_it_is_made_of(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(export, "_convert_lite0", lambda size: made.append(size) or b"model %d" % size)
+    monkeypatch.setattr(export, "_convert_lite0", lambda size, features: made.append(size) or b"model %d" % size)
     cache = tmp_path / "not" / "there"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
     assert export_backbone(cache, Preprocess(size=96)) == b"model 96"
@@ -289,3 +289,30 @@ def test_a_backbone_that_sees_nothing_is_refused():
         export.check_backbone(Part(mean_backbone(16), name="b"), [images(1)[0]] * 2, Preprocess(size=16))
     with pytest.raises(ModelError, match="must take"):
         export.check_backbone(Part(mean_backbone(16), name="b"), images(2), Preprocess(size=32))
+
+
+def test_the_ends_of_the_stages_are_what_torch_computes(backbone):
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    part = Part(export_backbone(CACHE, HOW, features="stages"), name="backbone")
+    assert part.output_shape == (1, 1280 + 2 * (40 + 80 + 112 + 192 + 320))
+    x = np.random.default_rng(3).normal(size=(1, HOW.size, HOW.size, 3)).astype(np.float32)
+    got = part.run(x)[0]
+    np.testing.assert_allclose(got[:1280], backbone.run(x)[0], atol=1e-4)
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=HOW.size)
+    net.load_state_dict(torch.load(export._weights_file(), weights_only=True))
+    net.eval()
+    seen = {}
+    # The last block of each stage but the first two; stages have 1, 2, 2, 3, 3, 4 and 1 blocks.
+    for number in (4, 7, 10, 14, 15):
+        net._blocks[number].register_forward_hook(lambda _module, _x, y, number=number: seen.update({number: y}))
+    with torch.no_grad():
+        net.extract_features(torch.from_numpy(x).permute(0, 3, 1, 2))
+    at = 1280
+    for found in (seen[number] for number in sorted(seen)):
+        values = found.numpy()[0].reshape(found.shape[1], -1)
+        for expected in (values.mean(axis=1), values.std(axis=1)):
+            np.testing.assert_allclose(got[at : at + len(expected)], expected, atol=2e-3)
+            at += len(expected)
+    assert at == len(got)

@@ -5,10 +5,10 @@ import pytest
 from hub.exporter import export_data
 from hub.importer import FORMATS, import_folder, import_rows, read_list
 from hub.store import open_store
-from hub.tables import Image
+from hub.tables import Assignment, Image
 from shared.clock import SystemClock
 from shared.errors import ConfigError
-from tests.hub.making import add_image, picture, settings_in
+from tests.hub.making import add_image, get_image, picture, settings_in
 
 CLOCK = SystemClock()
 NAMES = {"coco": "coco.json", "csv": "labels.csv", "label-studio": "tasks.json"}
@@ -54,6 +54,14 @@ def test_round_trip(settings, filled, tmp_path, kind):
         assert (once_more.added, once_more.known, once_more.bad) == (0, 4, [])
     assert content(store) == content(filled)
     store.close()
+
+
+def test_what_is_held_out_stays_held_out(settings, filled, tmp_path):
+    held = add_image(filled, picture(30), label="good", decided=True, why="audit")
+    with filled.write() as session:
+        session.add(Assignment(image_id=held, project="cells", near="9f", side="holdout", since=1))
+    export_data(settings, filled, "folder", tmp_path / "out")
+    assert (tmp_path / "out" / "holdout" / "good" / f"{get_image(filled, held).sha256}.png").is_file()
 
 
 def test_an_image_whose_bytes_are_gone_is_told_and_the_others_are_written(settings, filled, tmp_path):

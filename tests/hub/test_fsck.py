@@ -9,17 +9,17 @@ import pytest
 from sqlmodel import select
 
 from hub import lost
+from hub.dataset import snapshot
 from hub.findings import GRACE
 from hub.fsck import check
 from hub.label import Desk
 from hub.quarantine import Quarantine
-from hub.run import snapshot
 from hub.strays import SETTLE_S
 from hub.tables import Image, Release, Run
 from shared.clock import SystemClock
 from shared.errors import StoreError
 from shared.files import sha256_hex
-from tests.hub.making import CLASSES, NOW, add_image, get_image
+from tests.hub.making import CLASSES, NOW, add_image, divide, get_image
 
 PARTS = {"backbone": b"backbone", "head": b"head", "golden": b"golden"}
 CLOCK = SystemClock()
@@ -415,6 +415,7 @@ def test_a_lost_image_is_neither_asked_about_nor_learned_from_and_keeps_its_labe
         store.blobs.path(get_image(store, one).sha256).unlink()
     desk = Desk(store, "cells", CLASSES, CLOCK)
     assert desk.counts().waiting == 2
+    divide(store)
     assert set(snapshot(store, "cells", CLASSES).ids) == {taught, kept}
     Repair(store)()
     assert waits not in {one.id for one in desk.next(10)}

@@ -6,75 +6,19 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from hub.label import Counts, Desk, choose
+from hub.export import export_head
+from hub.head import Head
+from hub.label import Counts, Desk
 from hub.settings import LabelSettings
-from hub.tables import Label
+from hub.tables import Label, Release
 from shared.errors import LabelError
 from tests.hub.making import CLASSES, add_image, add_vector, get_image
-
-NONE = np.zeros((0, 2), np.float32)
-
-
-def f(*rows):
-    return np.array(rows, np.float32)
 
 
 def at(*degrees):
     """Points on a circle: cosine distance grows with the angle between."""
     radians = np.radians(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-# -- the rule
-
-
-def test_without_anything_known_the_least_sure_comes_first():
-    assert choose(f(0.9, 0.2, 0.5), at(0, 40, 80), NONE, 1) == [1]
-
-
-def test_the_farthest_from_what_is_known_comes_first():
-    assert choose(f(0.0, 0.9, 0.5), at(1, 90, 30), at(0), 1) == [1]
-
-
-def test_in_turn_the_farthest_of_all_and_of_the_unsure():
-    # 24 sure images everywhere, 8 unsure ones near 0 degrees: only every second one may come from the unsure.
-    margin = np.array([0.0] * 8 + [0.9] * 24, np.float32)
-    points = np.concatenate([at(*np.linspace(1, 8, 8)), at(*np.linspace(90, 270, 24))])
-    order = choose(margin, points, at(0), 2)
-    assert order[0] >= 8, "k-center over all"
-    assert order[1] == 7, "the farthest of the shortlist"
-
-
-def test_what_is_chosen_is_spread_out():
-    points = np.concatenate([at(*np.linspace(0, 2, 30)), at(120), at(240)])
-    assert {30, 31} < set(choose(np.zeros(32, np.float32), points, NONE, 8))
-
-
-def test_copies_are_not_asked_for_twice_while_there_is_something_else():
-    points = np.concatenate([at(*[0] * 10), at(60, 120)])
-    first = choose(np.zeros(12, np.float32), points, NONE, 3)
-    assert len({0 if one < 10 else one for one in first}) == 3
-    known = choose(np.zeros(12, np.float32), points, at(0), 2)
-    assert set(known) == {10, 11}, "a copy of what is known comes last"
-
-
-def test_nothing_is_chosen_twice_and_no_more_than_there_is():
-    rng = np.random.default_rng(0)
-    points = rng.normal(size=(17, 3)).astype(np.float32)
-    for count in (0, 1, 5, 17, 40):
-        got = choose(rng.random(17).astype(np.float32), points, points[:3], count)
-        assert len(got) == len(set(got)) == min(count, 17)
-    assert choose(np.zeros(4, np.float32), np.ones((4, 2), np.float32), np.ones((1, 2), np.float32), 4) != []
-    assert sorted(choose(np.zeros(4, np.float32), np.zeros((4, 2), np.float32), NONE, 4)) == [0, 1, 2, 3]
-
-
-def test_length_does_not_matter_only_direction():
-    points = at(10, 80, 40)
-    scaled = points * f([100.0], [0.01], [3.0])
-    assert choose(f(0.1, 0.2, 0.3), points, at(0), 3) == choose(f(0.1, 0.2, 0.3), scaled, at(0) * 7, 3)
-
-
-# -- the desk
 
 
 @pytest.fixture
@@ -91,6 +35,22 @@ def waiting(store, count=4, **fields):
         add_vector(store, image, at(300 * one / count)[0].tolist())
         ids.append(image)
     return ids
+
+
+def release(store, clock, number, weights, backbone="b"):
+    """A release whose head is sure along `weights`, float [2], and unsure across them."""
+    head = Head(
+        np.array([weights, [0, 0]], np.float32),
+        np.zeros(2, np.float32),
+        1.0,
+        np.zeros(2, np.float32),
+        np.full(2, 0.01, np.float32),
+    )
+    [sha256] = store.blobs.put([export_head(head)])
+    model = {"backbone": {"sha256": backbone}, "head": {"sha256": sha256}}
+    with store.write() as session:
+        now = clock.utc()
+        session.add(Release(project="cells", number=number, created_at=now, expires_at=now, model=model, envelope=b""))
 
 
 def history(store):
@@ -254,3 +214,103 @@ def test_operators_in_threads_decide_every_image_once(store, desk):
     assert sorted(decided) == ids
     assert desk.counts() == Counts(waiting=0, labelled=30, skipped=0)
     assert len(history(store)) == 30
+
+
+# -- many at once
+
+
+def test_one_decision_on_many_is_taken_back_at_once(store, desk):
+    ids = waiting(store, 5)
+    desk.decide(ids[0], "good", operator="Omar")
+    made = desk.decide_all([*ids, ids[1]], "defect", operator="Mira", bulk="bulk-0001")
+    assert [one.image_id for one in made] == ids[1:], "what is decided is left alone"
+    assert {get_image(store, one).label for one in ids[1:]} == {"defect"}
+    assert desk.next(10) == []
+    assert len(desk.decide_all(ids, "good", operator="Mira", bulk="bulk-0001")) == 4
+    assert desk.counts() == Counts(waiting=0, labelled=5, skipped=0)
+    assert len(desk.undo_all("bulk-0001", operator="Mira")) == 4
+    assert desk.undo_all("bulk-0001", operator="Mira") == []
+    assert [(get_image(store, one).label, get_image(store, one).decided) for one in ids] == [
+        ("good", True),
+        *[(None, False)] * 4,
+    ]
+    assert {one.id for one in desk.next(10)} == set(ids[1:])
+
+
+def test_many_can_be_skipped_and_undo_takes_them_all_back(store, desk):
+    ids = waiting(store, 3)
+    desk.decide_all(ids, "", operator="Mira", bulk="bulk-0002")
+    assert desk.counts().skipped == 3
+    desk.undo(operator="Mira")
+    assert desk.counts() == Counts(waiting=3, labelled=0, skipped=0)
+
+
+def test_of_many_that_were_decided_anew_only_the_standing_are_taken_back(store, desk):
+    first, second = waiting(store, 2)
+    desk.decide_all([first, second], "good", operator="Mira", bulk="bulk-0003")
+    desk.decide(first, "defect", operator="Omar")
+    desk.undo_all("bulk-0003", operator="Mira")
+    assert get_image(store, first).label == "defect"
+    assert get_image(store, second).label is None
+
+
+def test_what_cannot_be_decided_at_once_is_not_decided_at_all(store, desk):
+    ids = waiting(store, 2)
+    with pytest.raises(LabelError, match="image 999"):
+        desk.decide_all([*ids, 999], "good", operator="Mira", bulk="bulk-0004")
+    with pytest.raises(LabelError, match="'crack' is not a class"):
+        desk.decide_all(ids, "crack", operator="Mira", bulk="bulk-0005")
+    desk.decide_all(ids, "good", operator="Mira", bulk="bulk-0006")
+    for operator, bulk in (("Omar", "bulk-0006"), ("Mira", "unknown")):
+        with pytest.raises(LabelError, match="has made no such decision"):
+            desk.undo_all(bulk, operator=operator)
+    assert len(history(store)) == 2
+
+
+# -- the order
+
+
+def order(store, clock, name, count=10, **fields):
+    desk = Desk(store, "cells", CLASSES, clock, settings=lambda: LabelSettings(order=name, **fields))
+    return [one.id for one in desk.next(count)]
+
+
+def test_the_order_is_a_setting(store, clock):
+    first, second = waiting(store, 2, camera="site/a"), waiting(store, 2, camera="site/b")
+    assert order(store, clock, "uncertainty") == [first[0], second[0], first[1], second[1]]
+    assert order(store, clock, "camera", 3) == [first[0], second[0], first[1]]
+    assert sorted(order(store, clock, "random")) == sorted(order(store, clock, "cluster")) == first + second
+
+
+def test_another_order_holds_from_the_next_batch(store, clock):
+    wanted = ["uncertainty"]
+    desk = Desk(store, "cells", CLASSES, clock, settings=lambda: LabelSettings(order=wanted[0], batch=1))
+    ids = waiting(store, 3, camera="site/b") + waiting(store, 1, camera="site/a")
+    assert desk.next()[0].id == ids[0]
+    desk.decide(ids[0], "good", operator="Mira")
+    assert desk.next()[0].id == ids[3]
+    desk.decide(ids[3], "good", operator="Mira")
+    late = waiting(store, 1, camera="site/z")
+    assert desk.next()[0].id == late[0]
+    wanted[0] = "camera"
+    desk.decide(late[0], "good", operator="Mira")
+    last = add_image(store, camera="site/a", score=0.99)
+    add_vector(store, last, [1, 0])
+    assert desk.next()[0].id == last
+
+
+def test_the_newest_release_says_what_is_unsure_where_it_knows_the_embeddings(store, clock):
+    ids = waiting(store, 4)  # at 0, 75, 150, 225 degrees; the camera was least sure of the first
+    release(store, clock, 1, [0, 5], backbone="other")
+    assert order(store, clock, "uncertainty") == ids
+    release(store, clock, 2, [0, 5])
+    assert order(store, clock, "uncertainty") == [ids[0], ids[2], ids[3], ids[1]]  # |sin|: 0, .5, .71, .97
+
+
+def test_what_was_imported_to_train_on_is_known(store, clock):
+    near, far = (add_image(store, score=0.5) for _ in range(2))
+    add_vector(store, near, at(5)[0].tolist())
+    add_vector(store, far, at(90)[0].tolist())
+    imported = add_image(store, split="train", label="good", camera="")
+    add_vector(store, imported, at(0)[0].tolist())
+    assert order(store, clock, "mix", 1) == [far]

@@ -302,7 +302,8 @@ def test_settings_are_shown_set_and_taken_back(config, capsys):
     capsys.readouterr()
     assert main(["settings", "train.seed", "--clear", "train.l2", "--config", str(config)]) == 0
     out = capsys.readouterr().out
-    assert "train.seed = 0   # default; whole number from 0 to 4294967295\n    of folds, samples, first weights and the order of images.\n" in out
+    seed = "whole number from 0 to 4294967295\n    of folds, samples, first weights and the order of images.\n"
+    assert f"train.seed = 0   # default; {seed}" in out
     assert found.now().train.l2 == read(config).train.l2
 
 

@@ -83,6 +83,18 @@ def test_the_class_of_interest_must_be_one(policies: Policies, store: Store, clo
         other.set({"retrain.every_positives": 6, "retrain.positive": None}, operator="")
 
 
+def test_to_retrain_on_drift_takes_tests_for_drift(policies: Policies, store: Store, clock: FakeClock) -> None:
+    policies.set({"retrain.on_drift": True}, operator="")
+    with pytest.raises(SettingError, match=r"retrain.on_drift needs tests for drift"):
+        policies.set({"drift.false_alarm": 0.0}, operator="")
+    policies.set({"retrain.on_drift": False, "drift.false_alarm": 0.0}, operator="")
+    # hub.toml changes its mind: the project's own value gives way, and the hub starts.
+    asking = msgspec.structs.replace(policies.file, retrain=RetrainSettings(on_drift=True))
+    policies.set({"retrain.on_drift": None}, operator="")
+    now = Policies(asking, store, clock).now()
+    assert (now.retrain.on_drift, now.drift.false_alarm) == (True, 0.01)
+
+
 def test_every_process_of_the_hub_sees_a_change(
     policies: Policies, file: HubSettings, store: Store, clock: FakeClock
 ) -> None:

@@ -13,10 +13,12 @@ import hub.checkpoint
 import hub.run
 from hub import embed
 from hub.dataset import snapshot
+from hub.drift import Sample
 from hub.export import export_head
 from hub.release import PARTS, model_of
 from hub.run import again, execute
-from hub.tables import Embedding, Image, Release, Run
+from hub.settings import DriftSettings, SplitSettings
+from hub.tables import Assignment, Embedding, Image, Reference, Release, Run, Suspect
 from hub.train import train_head
 from hub.underway import LEASE, Story
 from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
@@ -28,7 +30,7 @@ from shared.references import decode as decode_references
 from tests.fakes.listener import wait_until
 from tests.fakes.models import mean_backbone
 from tests.hub.conftest import CACHE
-from tests.hub.making import CLASSES, NOW, QUICK, add_image, add_vector, picture
+from tests.hub.making import CLASSES, NOW, QUICK, add_image, add_vector, divide, picture
 
 
 def get_run(store, number):
@@ -92,20 +94,24 @@ def test_the_snapshot_is_what_is_labelled_in_its_split(store):
     add_image(store, b"6", label="crack", decided=True)  # a class that the project no longer has
     add_image(store, b"7", label="good", decided=True, state="unreadable")
     add_image(store, b"8", label="good", decided=True, project="welds")
+    assert snapshot(store, "cells", CLASSES).ids == [], "nothing has a side yet"
+    divide(store)
     got = snapshot(store, "cells", CLASSES)
     assert got.ids == rows
     assert got.labels.tolist() == [0, 1, 1]
     assert got.holdout.tolist() == [False, True, False]
+    assert got.since.tolist() == [0, 1, 0]
 
 
-def test_the_snapshots_name_changes_with_images_labels_and_split_only(store):
+def test_the_snapshots_name_changes_with_images_labels_and_side_only(store):
     first = add_image(store, b"1", label="good", decided=True)
     add_image(store, b"2", label="good", decided=True)
+    divide(store)
     names = [snapshot(store, "cells", CLASSES).sha256]
 
-    def change(**fields):
+    def change(table=Image, **fields):
         with store.write() as session:
-            row = session.get(Image, first)
+            row = session.get(table, first)
             row.sqlmodel_update(fields)
             session.add(row)
         names.append(snapshot(store, "cells", CLASSES).sha256)
@@ -113,10 +119,11 @@ def test_the_snapshots_name_changes_with_images_labels_and_split_only(store):
     change(flags={"dark": 0.1}, camera="site/cam-7")
     assert names[0] == names[1]
     change(label="defect")
-    change(split="train")
-    change(label="good", split="pool")
-    assert names[4] == names[0]
-    assert len(set(names)) == 3
+    change(Assignment, side="holdout")
+    change(label="good")
+    change(Assignment, side="train")
+    assert names[5] == names[0]
+    assert len(set(names)) == 4
 
 
 def test_held_out_bytes_that_come_again_from_the_field_are_not_trained_on(store):
@@ -124,9 +131,11 @@ def test_held_out_bytes_that_come_again_from_the_field_are_not_trained_on(store)
     add_image(store, b"same", label="defect", decided=True)
     add_image(store, b"same", label="defect", decided=True, split="train")
     other = add_image(store, b"other", label="defect", decided=True)
+    divide(store)
     got = snapshot(store, "cells", CLASSES)
     assert got.ids == [held, other]
     assert got.holdout.tolist() == [True, False]
+    assert got.left_out == 2
 
 
 # -- a whole run, on the real backbone
@@ -214,11 +223,121 @@ def test_images_from_the_field_are_embedded_trained_on_and_counted(learned, cloc
     execute(settings, store, queue(store), clock)
     run = get_run(store, 2)
     assert run.state == "done"
-    assert (run.train_images, run.holdout_images) == (18, 44), "the held-out bytes are not among them"
-    assert run.labels == 2, "labels from the field that it could use"
+    assert (run.train_images, run.holdout_images, run.left_out) == (17, 44, 1), "not the held-out bytes"
+    assert run.labels == 1, "labels from the field that it could use"
     with store.read() as session:
         assert session.get(Embedding, (new, run.parts["backbone"])) is not None
         assert session.get(Embedding, (lost, run.parts["backbone"])) is None
+
+
+# -- what a verdict is worth
+
+
+def audits(store, count, start, **fields):
+    """Labelled audit images, half of them with a defect."""
+    return [
+        add_image(
+            store,
+            picture(start + one, defect=one % 2 == 1),
+            label=CLASSES[one % 2],
+            decided=True,
+            why="audit",
+            probability=0.01,
+            **fields,
+        )
+        for one in range(count)
+    ]
+
+
+def side_of(store, image):
+    with store.read() as session:
+        found = session.get(Assignment, image)
+        return None if found is None else (found.side, found.since)
+
+
+def test_audit_images_extend_the_holdout_and_every_score_names_the_version(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    assert (first.holdout, first.reason) == (1, "there is no release to compare with; measured on holdout version 1")
+    release_with(store, first, wrong_head(store, first))
+    new = audits(store, 12, 9000)
+    execute(with_split(settings, share=0.5), store, queue(store), clock)
+    run = get_run(store, 2)
+    held = [one for one in new if side_of(store, one) == ("holdout", 2)]
+    assert {side_of(store, one) for one in new} == {("holdout", 2), ("train", 0)}
+    assert (run.holdout, run.holdout_images, run.train_images) == (2, 44 + len(held), 16 + 12 - len(held))
+    assert "images of holdout version 2 AUC went from" in run.reason
+    assert (run.verdict, run.doubt) == ("better", "")
+    assert {one["name"]: one["n"] for one in run.slices if one["kind"] == "camera"} == {
+        "imported": 44,
+        "site/cam-1": len(held),
+    }
+
+
+def with_split(settings, **fields):
+    return msgspec.structs.replace(settings, split=SplitSettings(**fields))
+
+
+def test_a_worn_holdout_decides_nothing_until_fresh_audit_images_do(learned, clock):
+    settings, store = learned
+    settings = with_split(settings, share=1, max_verdicts=1, min_per_class=3)
+    first = get_run(store, 1)
+    release_with(store, first, wrong_head(store, first))
+    for verdict, reason in (("better", "of holdout version 1 AUC"), ("not enough data", "1 is worn after 1 verdicts")):
+        execute(settings, store, number := queue(store), clock)
+        assert get_run(store, number).verdict == verdict
+        assert reason in get_run(store, number).reason
+    assert get_run(store, 3).comparison["verdict"] == "not enough data"
+    audits(store, 4, 9000)
+    execute(settings, store, queue(store), clock)
+    run = get_run(store, 4)
+    assert "class good has 2 fresh images of holdout version 2, every class needs 3" in run.reason
+    assert (run.verdict, run.comparison["n"], run.evaluation["n"]) == ("not enough data", 4, 48)
+    fresh = audits(store, 4, 9100)
+    execute(settings, store, queue(store), clock)
+    run = get_run(store, 5)
+    assert run.verdict == "better"
+    assert "on 8 fresh images of holdout version 3" in run.reason
+    assert set(fresh) & set(run.comparison["fixed"])
+    assert min(run.comparison["fixed"]) > 60, "none of the worn ones decided"
+
+
+def test_a_run_leaves_references_for_drift(learned, clock):
+    settings, store = learned
+    settings = msgspec.structs.replace(settings, drift=DriftSettings(block=20))
+    backbone = get_run(store, 1).parts["backbone"]
+    for camera, count in (("site/a", 21), ("site/b", 19)):
+        for one in range(count):
+            add_vector(
+                store,
+                add_image(store, camera=camera, why="audit"),
+                np.random.default_rng(one).normal(size=1280).tolist(),
+                backbone,
+            )
+    execute(settings, store, queue(store), clock)
+    with store.read() as session:
+        rows = {one.camera: one.data for one in session.exec(select(Reference).where(Reference.run_id == 2))}
+    assert set(rows) == {"basis", "", "site/a"}
+    samples = {one: msgspec.msgpack.decode(rows[one], type=Sample) for one in ("", "site/a")}
+    assert {name: (len(one.scores), one.projections.shape) for name, one in samples.items()} == {
+        "": (44, (44, 32)),
+        "site/a": (21, (21, 32)),
+    }
+    assert samples[""].classes.count("good") in range(19, 26), "as its model says"
+
+
+def test_labels_that_the_run_does_not_believe_are_kept_for_a_second_look(learned, clock):
+    """One good part is called a defect: the other ones say so, and no held-out image is ever doubted."""
+    settings, store = learned
+    wrong = add_image(store, picture(6001), label="defect", decided=True)
+    run = queue(store)
+    execute(settings, store, run, clock)
+    with store.read() as session:
+        found = session.exec(select(Suspect).where(Suspect.run_id == run).order_by(col(Suspect.confidence))).all()
+        held = set(session.exec(select(Image.id).where(Image.split == "holdout")))
+    assert (found[0].image_id, found[0].label, found[0].guess) == (wrong, "defect", "good")
+    assert found[0].confidence < 0.5
+    assert not held & {one.image_id for one in found}
 
 
 # -- how a run ends
@@ -345,6 +464,26 @@ def test_a_run_is_repeated_from_its_row_bit_by_bit(learned, clock, change):
     fresh = get_run(store, number + 1)
     assert (fresh.snapshot != run.snapshot, fresh.parts["head"] != run.parts["head"]) == (True, True)
     assert new in snapshot(store, "cells", CLASSES).ids
+
+
+def test_a_repeated_run_keeps_its_sides_its_holdout_and_its_doubt(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    audits(store, 4, 9000)
+    execute(with_split(settings, share=1), store, queue(store), clock)
+    with store.write() as session:
+        moved = session.get(Assignment, all_images(store, Image.split == "train")[0].id)
+        moved.side = "out"
+        run = session.get(Run, 1)
+        run.doubt = "near-copies"
+        session.add_all([moved, run])
+    number = again(settings, store, 1, clock)
+    execute(with_split(settings, share=1), store, number, clock)
+    run = get_run(store, number)
+    assert (get_run(store, 2).holdout, get_run(store, 2).holdout_images) == (2, 48)
+    assert (run.holdout, run.holdout_images, run.train_images) == (1, 44, 16)
+    assert (run.parts, run.snapshot, run.doubt) == (first.parts, first.snapshot, "near-copies")
+    assert run.evaluation == first.evaluation
 
 
 def test_what_cannot_be_repeated_is_told(learned, clock):

@@ -110,6 +110,12 @@ def test_the_configuration_is_looked_for_in_order(tmp_path, monkeypatch):
         ("recall = {defect = 1.5}", r"<= 1\.0.*train\.recall"),
         ("costs = {defect = -1.0}", r">= 0\.0.*train\.costs"),
         ('kind = "full"\nbackbone = "a.tflite"', "train.backbone cannot be fine-tuned, only Lite0 can"),
+        (
+            'kind = "blocks"\nfeatures = "stages"',
+            "train.features is for heads.*; allowed with train.kind blocks: pooled",
+        ),
+        ('features = "stages"\nbackbone = "a.pt2"', "train.features is for Lite0 only; allowed with a train.backbone"),
+        ('features = "all"', r"Invalid enum value 'all'"),
         ('kind = "mlp"\naugment = ["gain"]', "train.augment changes images, and mlp trains on stored embeddings"),
         ("costs = {crack = 2.0}", "train.costs names 'crack', which is no class; allowed: good, defect"),
         ("costs = {good = {crack = 2.0}}", "train.costs names 'crack', which is no class"),

@@ -6,7 +6,10 @@ import resource
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
+import alembic.command
+import alembic.config
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -16,7 +19,7 @@ from sqlmodel import SQLModel, col, func, select
 import hub.store
 from hub.segments import Segments
 from hub.store import StoredBlobs, open_store
-from hub.tables import Camera, Image, Number, Tombstone
+from hub.tables import Assignment, Camera, Image, Label, Number, Release, Run, Tombstone
 from shared.errors import StoreError
 from shared.files import sha256_hex
 from tests.hub.making import NOW, add_image, get_image, settings_in
@@ -50,6 +53,42 @@ def test_an_empty_database_is_migrated_to_exactly_what_the_tables_say(store):
         assert compare_metadata(context, SQLModel.metadata) == []
         assert context.get_current_revision() is not None
     assert set(inspect(store.engine).get_table_names()) == {*SQLModel.metadata.tables, "alembic_version"}
+
+
+def test_a_database_of_before_the_split_is_brought_up_with_all_that_is_in_it(settings, store):
+    taught = add_image(store, label="good", decided=True, why="audit")
+    held = add_image(store, label="good", decided=True, split="holdout")
+    add_image(store)
+    with store.write() as session:
+        session.add(Run(project="cells", created_at=NOW, state="done", verdict="first"))
+        session.flush()
+        session.add(
+            Release(project="cells", number=1, run_id=1, created_at=NOW, expires_at=NOW, envelope=b"x", model={"a": 1})
+        )
+        session.add(Label(image_id=taught, name="good", at=NOW))
+    migrate(store, "0002")
+    store.close()
+    again = open_store(settings)
+    with again.read() as session:
+        assert [(one.image_id, one.near, one.side) for one in session.exec(select(Assignment))] == [
+            (taught, "", "train")
+        ]
+        run, release = session.exec(select(Run)).one(), session.exec(select(Release)).one()
+        assert (run.holdout, run.doubt, run.slices, run.left_out, run.verdict) == (0, "", [], 0, "first")
+        assert (release.holdout, release.run_id, release.model) == (0, 1, {"a": 1})
+        assert session.exec(select(Label.image_id)).all() == [taught]
+        assert get_image(again, held).split == "holdout"
+    again.close()
+
+
+def migrate(store, revision):
+    """Take the schema back."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(hub.store.__file__).parent / "migrations"))
+    with store.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        alembic.command.downgrade(config, revision)
+        connection.commit()
 
 
 def test_opening_again_keeps_what_is_there(settings, store):

@@ -2,25 +2,21 @@
 
 from collections import Counter
 
-import cv2
+import msgspec
 import numpy as np
 import pytest
 from sqlmodel import select
 
-from hub.tables import Embedding, Image, Label
-from hub.verify import Verifier, flags_of
+from hub.tables import Embedding, Image, Label, Look, Release, Skew
+from hub.verify import Verifier
 from shared.litert import Part
-from shared.preprocess import Preprocess, decode, to_input
+from shared.manifest import ModelSpec, PartSpec
+from shared.preprocess import Preprocess, decode, encode_jpeg, encode_png, to_input
 from tests.fakes.listener import wait_until
 from tests.fakes.models import mean_backbone
-from tests.hub.making import NOW, add_image, get_image, picture
+from tests.hub.making import NOW, add_image, add_vector, get_image, picture
 
 HOW = Preprocess(size=16)
-
-
-def grain(side=300, mean=128.0, spread=30.0, seed=0):
-    pixels = np.random.default_rng(seed).normal(mean, spread, (side, side, 3))
-    return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -45,41 +41,6 @@ def start(store, backbone):
 
 def settled(store, *ids):
     wait_until(lambda: all(get_image(store, one).state != "new" for one in ids), f"images {ids} to be verified")
-
-
-# -- flags
-
-
-def test_a_good_picture_has_no_flags():
-    assert flags_of(grain()) == {}
-
-
-@pytest.mark.parametrize(
-    ("pixels", "flags"),
-    [
-        (cv2.GaussianBlur(grain(), (0, 0), 8), {"blurred"}),
-        (grain(mean=5, spread=12), {"dark"}),
-        (grain(mean=252, spread=25), {"bright"}),
-        (grain(side=31), {"small"}),
-        (np.zeros((200, 200, 3), np.uint8), {"blurred", "dark"}),
-        (np.full((200, 200, 3), 255, np.uint8), {"blurred", "bright"}),
-        (np.zeros((1, 4000, 3), np.uint8), {"small", "blurred", "dark"}),
-    ],
-)
-def test_each_fault_has_its_flag(pixels, flags):
-    assert set(flags_of(pixels)) == flags
-
-
-def test_flags_say_what_was_measured():
-    assert flags_of(grain(side=20))["small"] == 20
-    assert flags_of(np.zeros((200, 200, 3), np.uint8)) == {"blurred": 0.0, "dark": 0.0}
-    assert flags_of(np.full((200, 200, 3), 255, np.uint8))["bright"] == 1.0
-
-
-def test_the_same_blur_is_found_at_every_size():
-    soft = cv2.GaussianBlur(grain(side=400), (0, 0), 12)
-    for side in (200, 400, 1200):
-        assert "blurred" in flags_of(cv2.resize(soft, (side, side), interpolation=cv2.INTER_LINEAR))
 
 
 # -- the thread
@@ -185,3 +146,67 @@ def test_trouble_with_the_disk_is_counted_and_the_thread_goes_on(store, start):
     verifier.wake()
     settled(store, image)
     assert get_image(store, image).state == "verified"
+
+
+def test_a_copy_is_found_also_after_a_restart_and_nothing_is_deleted(store, start):
+    data = picture(7, defect=True, side=300)
+    first = add_image(store, data, state="new")
+    start()
+    settled(store, first)
+    start()  # a fresh memory: what it knows comes from the database
+    again = add_image(store, encode_jpeg(decode(data), 80), state="new", ext="jpg")
+    settled(store, again)
+    assert get_image(store, first).flags.get("copy") is None
+    assert get_image(store, again).flags["copy"] > 0.5
+    with store.read() as session:
+        assert session.get(Look, again).copy_of == first
+    assert store.blobs.has(get_image(store, again).sha256)
+
+
+def released(store, number, backbone):
+    how = PartSpec(sha256=backbone, size=1)
+    spec = ModelSpec(
+        backbone=how, head=how, golden=how, classes=["good", "defect"], preprocess=HOW,
+        golden_probabilities=[[0.5, 0.5]],
+    )  # fmt: skip
+    with store.write() as session:
+        session.add(
+            Release(
+                project="cells", number=number, created_at=NOW, expires_at=NOW, envelope=b"",
+                model=msgspec.to_builtins(spec),
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "compared"), [("b" * 64, True), ("c" * 64, False)])
+def test_the_embedding_that_the_camera_sent_is_compared(store, start, backbone, name, compared):
+    """Only where the camera ran the backbone that the hub embeds with."""
+    data = picture(3, side=300)
+    own = backbone.run(to_input(decode(data), HOW))[0]
+    image = add_image(store, data, state="new", event_id="e1", release=4)
+    with store.write() as session:
+        session.add(Skew(camera="site/cam-1", event_id="e1", vector=own.astype("<f2").tobytes()))
+    released(store, 4, "b" * 64)
+    start(lambda: (name, backbone))
+    settled(store, image)
+    with store.read() as session:
+        found = session.get(Skew, ("site/cam-1", "e1"))
+    if not compared:
+        assert found is None
+        return
+    assert found.vector == b""
+    assert 0 <= found.distance < 1e-6
+
+
+def test_what_is_far_from_the_training_images_is_novel(store, start, backbone):
+    """Training images are dark red to bright red; a blue one is something else to a backbone that sees mean colours."""
+    for seed in range(30):
+        made = add_image(store, split="train", label="good")
+        shade = np.full((16, 16, 3), (120 + seed, 20 + seed % 5, 25 - seed % 7), np.uint8)
+        add_vector(store, made, backbone.run(to_input(shade, HOW))[0].tolist())
+    red = add_image(store, encode_png(np.full((64, 64, 3), (133, 22, 23), np.uint8)), state="new")
+    blue = add_image(store, encode_png(np.full((64, 64, 3), (20, 30, 140), np.uint8)), state="new")
+    start()
+    settled(store, red, blue)
+    assert "novel" in get_image(store, blue).flags
+    assert "novel" not in get_image(store, red).flags

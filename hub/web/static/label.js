@@ -129,6 +129,10 @@ function show(one) {
 }
 
 function guess(item) {
+  if (item.ask) {
+    $("guess").append(text("p", "This image was decided before. What was said of it stays hidden.", "sub"));
+    return;
+  }
   if (item.blind) {
     $("guess").append(text("p", "Asked blind", "big"), text("p", "This image is of the random sample that measures the model. What the model said is shown once it is labelled.", "sub"));
     return;
@@ -174,7 +178,7 @@ function empty() {
 function decide(kind, name) {
   if (!current?.since || !operator) return;
   const { item, since } = current;
-  const one = { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), kind, image: item.id, operator };
+  const one = { id: crypto.getRandomValues(new Uint32Array(2)).join("-"), kind, image: item.id, operator, ...(item.ask && { ask: item.ask }) };
   if (kind === "label") Object.assign(one, { name, seconds: Math.min(86400, Math.round(performance.now() - since) / 1000) });
   outbox.add(one);
   trail.push({ item, id: one.id });
@@ -238,7 +242,7 @@ function text(tag, words, kind = "") {
 function enable(on) {
   for (const one of document.querySelectorAll("#buttons button")) {
     one.setAttribute("aria-disabled", String(!on || !operator));
-    const guessed = Boolean(current) && one.dataset.name === current.item.guess;
+    const guessed = Boolean(current?.item.guess) && one.dataset.name === current.item.guess;
     one.classList.toggle("guessed", guessed);
     one.querySelector(".hint").textContent = guessed ? "model's guess" : "";
   }

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import cv2
@@ -17,12 +17,24 @@ import msgspec
 import numpy as np
 
 from edge.thumbnail import thumbnail
-from hub import previews
+from hub import drift, previews
 from hub.evaluate import compare, evaluate
 from hub.label import Desk
 from hub.settings import HubSettings, ProjectSettings, WebSettings
+from hub.slices import Traits, slices
 from hub.store import Store, open_store
-from hub.tables import Camera, Embedding, Image, Preview, Release, Rollout, Run
+from hub.tables import (
+    Assignment,
+    Camera,
+    Embedding,
+    HoldoutVersion,
+    Image,
+    Preview,
+    Release,
+    Rollout,
+    Run,
+    Watch,
+)
 from hub.web.actions import HubState
 from hub.web.app import create_app
 from hub.web.serve import WebServer
@@ -32,6 +44,7 @@ from shared.messages import Event, FrameState, Rates, ReloadState, Reported, Spo
 from shared.preprocess import decode
 
 CLASSES = ["good", "defect"]
+DOUBT = "2 held-out images of version 1 and later turned out to be near-copies of 5: these scores may be too good"
 
 
 @dataclass
@@ -149,6 +162,7 @@ def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[s
         _images(made, images)
         _previews(made)
         _runs(made)
+        _proofs(made)
     return made
 
 
@@ -332,6 +346,53 @@ def _figures(rng: np.random.Generator, old: float, new: float, classes: int) -> 
     return tuple(msgspec.to_builtins(one) for one in built)
 
 
+def _slices(rng: np.random.Generator) -> list[dict]:
+    """260 images of three cameras on two days, some of them dark."""
+    now, before = rng.random(260) < 0.9, rng.random(260) < 0.8
+    marks = [
+        Traits(
+            camera=["", "line-1/top", "line-2/top", "line-2/side"][min(number // 80, 3)],
+            conditions=["dark"] if number % 9 == 0 else [],
+            at=datetime(2026, 3, 1 + number % 2, tzinfo=UTC),
+        )
+        for number in range(260)
+    ]
+    return [msgspec.to_builtins(one) for one in slices(now, marks, before=before, minimum=25)]
+
+
+def _proofs(made: Seeded) -> None:
+    """Two versions of a holdout, three labelled rounds of audit, and two cameras that were looked at for drift."""
+    rng = np.random.default_rng(5)
+    now = made.clock.utc()
+    axes = drift.basis("lite0", rng.normal(size=(60, 16)).astype(np.float32))
+
+    def seen(n: int, low: float) -> drift.Sample:
+        scores = np.where(rng.random(n) < low, 0.6, 0.95)
+        points = rng.normal(size=(n, 16)) + 4 * low
+        return drift.sample(scores.tolist(), ["good"] * n, axes.project(points.astype(np.float32)))
+
+    with made.store.write() as session:
+        for number, base, images in ((1, 0, 248), (2, 0, 260)):
+            session.add(
+                HoldoutVersion(
+                    project="cells", number=number, base=base, images=images, created_at=now,
+                    why=f"{12 if number == 2 else 248} new images",
+                )
+            )  # fmt: skip
+        for image, side, since in ((6, "holdout", 1), (8, "train", 0), (9, "out", 0)):
+            session.add(Assignment(image_id=image, project="cells", near="9f", side=side, since=since))
+        for camera, release, low in (("line-1/top", 4, 0.1), ("line-2/top", 3, 0.5)):
+            found = drift.compare(
+                seen(120, 0.1), seen(50, low), camera=camera, release=release, own=True, low_score=0.8, level=0.01
+            )
+            session.add(
+                Watch(
+                    camera=camera, project="cells", release=release, block=3, at=now - timedelta(minutes=40),
+                    data=msgspec.to_builtins(found),
+                )
+            )  # fmt: skip
+
+
 def _runs(made: Seeded) -> None:
     rng = np.random.default_rng(3)
     now = made.clock.utc()
@@ -343,6 +404,7 @@ def _runs(made: Seeded) -> None:
             [(0.6, 0.9, 150), (0.9, 1.3, 204), (1.3, 1.35, 251), (1.3, 2.0, 302)]
         ):
             before, evaluation, comparison = _figures(rng, old, new, classes)
+            comparison |= {"fixed": [1, 2, 6, 8, 9], "broken": [7, 12]}
             at = now - timedelta(hours=20 - 6 * number)
             run = Run(
                 project="cells",
@@ -360,6 +422,10 @@ def _runs(made: Seeded) -> None:
                 labels=labels,
                 train_images=labels - 20,
                 holdout_images=260,
+                holdout=2 if number == 3 else 1,
+                left_out=3 if number == 3 else 0,
+                doubt="" if number else DOUBT,
+                slices=_slices(rng) if number else [],
                 curve=curve,
                 evaluation=evaluation,
                 before=before if number else {},
@@ -410,6 +476,7 @@ def _runs(made: Seeded) -> None:
                     project="cells",
                     number=index + 1,
                     run_id=run_id,
+                    holdout=1 if run_id else 0,
                     created_at=at,
                     expires_at=at + timedelta(days=90),
                     envelope=b"{}",

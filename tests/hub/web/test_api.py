@@ -9,9 +9,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlmodel import col, select
 
-from hub.tables import Image, Label, Rollout, Run
+from hub.label import Desk
+from hub.settings import LabelSettings
+from hub.tables import Image, Label, Rollout, Run, Skew, Suspect
 from hub.web import guard, stream
 from hub.web.app import create_app
+from hub.web.images import Images
 from hub.web.serve import WebServer
 from shared.errors import PortInUseError
 from tests.hub.web.seed import Seeded
@@ -404,3 +407,59 @@ def test_undos_of_one_decision_at_once_take_back_that_one_only(web: TestClient, 
     assert {one.status_code for one in answers} == {200}
     assert len({one.json()["id"] for one in answers}) == 1
     assert labels(made, before) == [("label", "good")]
+
+
+def test_one_decision_on_many_counts_once_and_is_taken_back_at_once(web: TestClient, made: Seeded) -> None:
+    groups = web.get("/api/clusters?count=3").json()
+    assert 1 <= len(groups) <= 3
+    assert [one["size"] for one in groups] == sorted((one["size"] for one in groups), reverse=True)
+    assert sum(one["size"] for one in groups) == made.desk.counts().waiting
+    images = [one["id"] for one in groups[0]["images"]]
+    ask = {"images": images, "name": "defect", "operator": "Mira", "bulk": "0123456789abcdef"}
+    once, again = web.post("/api/bulk", json=ask), web.post("/api/bulk", json=ask)
+    assert once.json() == again.json()
+    assert {one["bulk"] for one in once.json()} == {ask["bulk"]}
+    assert [labels(made, one) for one in images] == [[("label", "defect")]] * len(images)
+    undo = {"operator": "Mira", "bulk": ask["bulk"]}
+    assert len(web.post("/api/bulk/undo", json=undo).json()) == len(images)
+    assert web.post("/api/bulk/undo", json=undo).json() == []
+    assert [labels(made, one) for one in images] == [[("label", "defect"), ("undo", "")]] * len(images)
+    assert web.post("/api/bulk/undo", json={**undo, "operator": "Tom"}).status_code == 422
+    assert web.post("/api/bulk", json={**ask, "bulk": "x"}).status_code == 422
+    assert web.post("/api/bulk", json={**ask, "bulk": "0123456789abcdee", "name": "crack"}).status_code == 422
+
+
+def test_what_is_asked_again_hides_what_was_said_and_counts_once(web: TestClient, made: Seeded) -> None:
+    image = next(one["id"] for one in web.get("/api/images?state=labelled&split=pool").json()["items"])
+    with made.store.write() as session:
+        run = session.exec(select(Run.id).where(Run.state == "done").order_by(col(Run.id).desc())).first()
+        row = session.get(Image, image)
+        assert row is not None
+        assert row.label is not None
+        session.add(Suspect(run_id=run, image_id=image, label=row.label, guess="good", confidence=0.1))
+    assert web.get("/api/agreement").json()["suspects"] == 1
+    eager = Desk(made.store, "cells", ["good", "defect"], made.clock, settings=lambda: LabelSettings(second_look=0.5))
+    [item] = [
+        one for one in Images("cells", made.store, eager).queue(50, []).model_dump()["items"] if one["ask"] == "second"
+    ]
+    assert (item["id"], item["guess"], item["score"], item["scores"], item["why"]) == (image, "", None, {}, "")
+    before = len(labels(made, image))
+    ask = {"image": image, "name": row.label, "operator": "Mira", "ask": "second"}
+    assert web.post("/api/labels", json=ask).json()["id"] == web.post("/api/labels", json=ask).json()["id"]
+    assert len(labels(made, image)) == before + 1
+    found = web.get("/api/agreement").json()
+    assert found["suspects"] == 0
+    assert found["second"] == {"n": 1, "share": 1.0, "kappa": None}
+    assert found["repeats"] is None
+    assert web.get("/api/overview").json()["again"] == found
+    assert web.post("/api/labels", json={**ask, "ask": "third"}).status_code == 422
+
+
+def test_a_cameras_skew_is_that_of_its_images(web: TestClient, made: Seeded) -> None:
+    with made.store.write() as session:
+        for number, distance in enumerate((0.02, 0.03, None, 0.4)):
+            session.add(Skew(camera="line-1/top", event_id=f"e{number}", vector=b"", distance=distance))
+    found = web.get("/api/cameras/line-1/top").json()["skew"]
+    assert found == {"n": 3, "median": 0.03, "largest": 0.4, "far": True}
+    assert web.get("/api/cameras/line-1/side").json()["skew"] is None
+    assert "sees otherwise than the hub" in web.get("/").text

@@ -13,7 +13,9 @@ from tests.hub.web.seed import Seeded
 Open = Callable[..., Watched]
 PATHS = [
     "/",
+    "/cameras",
     "/label",
+    "/label/clusters",
     "/images",
     "/images/previews",
     "/images/9",
@@ -287,3 +289,43 @@ def test_filters_lead_to_short_addresses(open_page: Open, made: Seeded) -> None:
     page.wait_for_url("**/images?state=labelled&label=defect")
     expect(page.locator(".tile").first).to_contain_text("defect")
     assert page.locator(".tile").count() < 24
+
+
+def test_a_group_is_decided_and_taken_back_by_keys(open_page: Open, made: Seeded) -> None:
+    since, total = newest(made), made.desk.counts().waiting
+    page = open_page("/label/clusters").page
+    expect(page.locator(".pick").first).to_be_visible()
+    here = [int(one or 0) for one in page.locator(".pick").evaluate_all("all => all.map((one) => one.dataset.id)")]
+    page.keyboard.press("a")
+    expect(page.locator("#picked")).to_have_text(str(len(here)))
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")  # all but the one that has the focus
+    expect(page.locator(".pick").first).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("2")
+    expect(page.locator("#last")).to_contain_text(f"{len(here) - 1} defect")
+    assert sorted(decisions(made, since)) == sorted((one, "label", "defect", "Mira") for one in here[1:])
+    page.keyboard.press("u")
+    expect(page.locator("#last")).to_have_text(f"{len(here) - 1} taken back")
+    assert made.desk.counts().waiting == total
+    page.keyboard.press("n")
+    expect(page.locator(".grouptab").nth(1)).to_have_attribute("aria-selected", "true")
+    page.locator(".pick").first.click()
+    page.get_by_role("button", name="Cannot tell").click()
+    expect(page.locator("#last")).to_contain_text("1 skipped")
+    assert made.desk.counts().waiting == total - 1
+
+
+def test_a_decision_on_many_whose_answer_is_lost_counts_once(open_page: Open, made: Seeded) -> None:
+    since = newest(made)
+    page = open_page("/label/clusters", strict=False).page
+
+    def swallow(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/bulk", swallow, times=1)
+    page.locator(".pick").first.click()
+    page.keyboard.press("1")
+    expect(page.locator("#notice")).to_contain_text("sent again by itself")
+    expect(page.locator("#last")).to_contain_text("1 good")
+    assert len(decisions(made, since)) == 1

@@ -1,0 +1,1 @@
+"""What is planted for the bench of verify."""
