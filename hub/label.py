@@ -16,7 +16,6 @@ from hub.store import Store
 from hub.tables import Embedding, Image, Label, Release
 from shared.clock import Clock
 from shared.errors import LabelError
-from shared.litert import Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +289,8 @@ class Desk:
         ).first()
         if release is None or release.model["backbone"]["sha256"] != backbone:
             return said
+        from shared.litert import Part  # the page starts without LiteRT
+
         head = Part(self._store.blobs.read(release.model["head"]["sha256"]), name="head")
         if len(head.output_shapes) == 1 or head.input_shape != (1, rows.shape[-1]):
             return said

@@ -40,6 +40,7 @@ from hub.web.app import create_app
 from hub.web.serve import WebServer
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerError, TrainError
+from shared.manifest import ModelSpec, PartSpec
 from shared.messages import Event, FrameState, Rates, ReloadState, Reported, SpoolState, TriageState, encode
 from shared.preprocess import decode
 
@@ -470,6 +471,8 @@ def _runs(made: Seeded) -> None:
                 lease_until=now,
             )
         )
+        part = PartSpec(sha256=hashlib.sha256(b"part").hexdigest(), size=4)
+        model = msgspec.to_builtins(ModelSpec(backbone=part, head=part, golden=part, classes=["good", "defect"]))
         for index, (run_id, at) in enumerate([*releases, (None, now - timedelta(minutes=14))][-4:]):
             session.add(
                 Release(
@@ -480,6 +483,7 @@ def _runs(made: Seeded) -> None:
                     created_at=at,
                     expires_at=at + timedelta(days=90),
                     envelope=b"{}",
+                    model=model,
                     size=13_941_120,
                     new_bytes=13_941_120 if index == 0 else 22_512,
                     note="" if run_id else "Back to the model of release 2",
