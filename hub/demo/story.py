@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,9 @@ class _Stage:
         judge = Judge(cells, part, spec.preprocess, self._story.seed)
         judge.start()
         if self._story.label == "script":
-            truth = {sha256_hex(cell.path.read_bytes()): cell.label for stream in cells.streams for cell in stream}
+            # Second looks ask about what was imported to train on, too.
+            asked = chain(cells.start, *cells.streams)
+            truth = {sha256_hex(cell.path.read_bytes()): cell.label for cell in asked}
             self._operator = Operator(self._url, truth, budget=LABELS, seconds_each=SECONDS_A_LABEL)
             self._operator.start()
         return judge

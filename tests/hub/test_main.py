@@ -283,7 +283,8 @@ def test_train_by_hand_tells_the_verdict(capsys, tmp_path, taught):
     shutil.copytree(taught / "state", tmp_path / "state")
     config = toml_in(tmp_path, more=f'cache = "{CACHE}"\n[train]\nl2 = [0.01]\nfolds = 2\n')
     assert main(["train", "--config", str(config), "--why", "to see"]) == 0
-    assert re.search(r"run 2: first \(there is no release to compare with\), AUC [01]\.\d{3}", capsys.readouterr().out)
+    reason = r"\(there is no release to compare with; measured on holdout version 1\)"
+    assert re.search(rf"run 2: first {reason}, AUC [01]\.\d{{3}}", capsys.readouterr().out)
 
 
 # -- settings
