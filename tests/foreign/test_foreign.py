@@ -209,6 +209,12 @@ def test_a_hub_killed_in_the_middle_asks_for_no_more_than_it_misses(scene):
 def test_no_more_is_on_its_way_than_the_credit_and_the_camera_asks_when_the_hub_is_silent(scene):
     images = scene.add({f"{number}.png": 300_000 for number in range(5)})
     scene.start_hub()
+
+    def first_credits():
+        told = [one for one in list(scene.seen.messages) if one.topic == topics.hub_status("hub")]
+        return [decode(one.payload, HubStatus).credit for one in told]
+
+    wait_until(lambda: 1 << 20 in first_credits(), "a hub that knows who is there", seconds=60)
     scene.start_camera(chunk_size=65536, patience_s=2, leave_out={name: [4] for name in images})
     report = scene.finish_camera()
     scene.check_stored(images, report)
