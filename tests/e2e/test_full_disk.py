@@ -111,8 +111,11 @@ def test_it_starts_cameras_wait_pages_answer_and_it_goes_on_when_there_is_room(s
         scene.camera.publish(topics.event(CAMERA), encode(event))
         scene.camera.publish(topics.chunk(CAMERA, event.id, 0), data)
         scene.wait(lambda: any(event.id in one.stored for one in scene.replies()), "stored")
-        online = [one["online"] for one in json.loads(scene.page("/api/cameras"))]
-        assert online == [True], "what cameras said meanwhile is written when there is room"
+
+        def online() -> bool:
+            return [one["online"] for one in json.loads(scene.page("/api/cameras"))] == [True]
+
+        scene.wait(online, "what cameras said meanwhile, written now that there is room")
     assert scene.process.returncode == 0
     assert "Traceback" not in scene.log.read_text()
 
