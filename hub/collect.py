@@ -91,7 +91,9 @@ class Collector:
         self._epoch = ""
         self._turned = clock.monotonic()  # when the thread was last seen to go round
         self._beat = 0
-        self._connected_at = clock.monotonic()
+        self._shown = threading.Lock()  # no status of the boot before goes out once there is another
+        self._here = False  # the broker has us
+        self._settles_at = float("inf")
         self._beat_at = float("-inf")
         self._pulse_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="collect", daemon=True)
@@ -140,10 +142,16 @@ class Collector:
 
     def connected(self) -> None:
         """The broker has us (again). What cameras sent meanwhile is lost: a fresh boot id has them ask at once."""
-        self._boot = boot_id()
-        self._receiver.settled = False
-        self._connected_at = self._clock.monotonic()
-        self._beat_at = float("-inf")
+        with self._shown:
+            self._boot = boot_id()
+            self._here = True
+            self._receiver.settled = False
+            self._settles_at = float("inf")
+            self._beat_at = float("-inf")
+
+    def disconnected(self, reason: str) -> None:
+        """The broker is gone: no life is shown until it has us again, and then under another boot id."""
+        self._here = False
 
     def message(self, message: Message) -> None:
         """An upload of a camera, or its `status`, arrived; waits when the collector is far behind."""
@@ -233,8 +241,9 @@ class Collector:
         if now - self._beat_at < self._settings.beat_s:
             return
         self._beat_at = now
-        # By then the broker has told who is there. Until it has, a thousand could be promised what ten may have.
-        self._receiver.settled = now - self._connected_at >= self._settings.beat_s
+        # A beat after the first, the broker has told who is there. Until it has, a thousand could be promised what ten
+        # may have.
+        self._receiver.settled = now >= self._settles_at
         self._mind_the_disk(now)
         try:
             self._epoch = epoch.current(self._store, self._clock)  # a restore may begin one while we run
@@ -247,11 +256,17 @@ class Collector:
         if self._committer.busy() > STUCK_S:
             log.error("a commit has taken %.0f s so far; the hub shows no life meanwhile", self._committer.busy())
             return
-        self._beat += 1
-        [status, pulse] = self.statuses(online=True)
-        self._bus.publish(*status, retain=True)
-        if now - self._pulse_at >= PULSE_S and self._bus.publish(*pulse, retain=True):
-            self._pulse_at = now
+        with self._shown:
+            if not self._here:
+                return
+            if self._settles_at == float("inf"):
+                self._settles_at = now + self._settings.beat_s
+                self._receiver.settled = False
+            self._beat += 1
+            [status, pulse] = self.statuses(online=True)
+            self._bus.publish(*status, retain=True)
+            if now - self._pulse_at >= PULSE_S and self._bus.publish(*pulse, retain=True):
+                self._pulse_at = now
 
     def _ask_for_wanted(self, now: float) -> None:
         """Ask for wanted images that are not on their way: at first, after a restart, or because nothing came of it."""

@@ -112,6 +112,7 @@ class Daemon:
     def start(self) -> None:
         """Start every thread; the broker may come later."""
         try:
+            self._mind_the_epoch()  # a restore before the loop's first round is one, too
             self._registry.start()
         except StoreError as error:  # a full disk: the page works, and the loop goes on trying
             self._count("start", error)
@@ -154,6 +155,8 @@ class Daemon:
 
     def disconnected(self, reason: str) -> None:
         """The broker is gone, and with it the sight of every camera; the bus goes on trying."""
+        if self._collector is not None:
+            self._collector.disconnected(reason)
         self._registry.lost_sight()
         log.warning("disconnected from the broker (%s)", reason)
 

@@ -74,6 +74,7 @@ class Outpost:
 
     def disconnected(self, reason: str) -> None:
         """The broker is gone; the bus goes on trying."""
+        self._collector.disconnected(reason)
         log.warning("disconnected from the broker (%s)", reason)
 
     def message(self, message: Message) -> None:

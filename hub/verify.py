@@ -71,12 +71,16 @@ class Verifier:
             self._thread.join(STOP_S)
 
     def _run(self) -> None:
+        complained = ""
         while not self._stop.is_set():
             try:
                 busy = self._some()
+                complained = ""
             except HoneError as error:
                 self._errors[error.code] += 1
-                log.error("verify: %s", error)
+                if str(error) != complained:  # once, not at each turn: the log may lie on the disk that is full
+                    complained = str(error)
+                    log.error("verify: %s", error)
                 busy = False
             if not busy:
                 self._wake.wait(0.5)

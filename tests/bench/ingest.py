@@ -64,7 +64,7 @@ def run_hub(mqtt, folder, ready, stop):
             ready.set()
 
         def disconnected(self, reason):
-            pass
+            collector.disconnected(reason)
 
         def message(self, message):
             collector.message(message)

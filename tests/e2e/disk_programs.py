@@ -27,7 +27,7 @@ from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA, Wires
 from tests.fakes.hub import FakeHub
 from tests.fakes.messages import event_of as numbered
-from tests.hub.making import HandCamera, Into, event_of, picture, settings_in
+from tests.hub.making import HandCamera, event_of, picture, settings_in
 
 PATIENCE_S = 40.0
 """Seconds after which a program gives up."""
@@ -69,7 +69,7 @@ def run_hub(folder: Path, count: int, test: Telling) -> None:
     bus = HubBus(broker, test)
     collector = Collector(settings, store=store, bus=bus, clock=SystemClock(), errors=errors)
     bus.subscribe(topics.uploads())
-    bus.start(Into(collector.message))
+    bus.start(collector)
     collector.start()
     camera = HandCamera(broker)
     images = {event.id: (event, data) for data in (picture(one) for one in range(count)) for event in [event_of(data)]}

@@ -14,7 +14,6 @@ from shared.clock import SystemClock
 from shared.messages import Reply, decode
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import wait_until
-from tests.hub.making import Into
 
 
 class Watched(FakeBus):
@@ -55,7 +54,7 @@ class Hub:
         self.errors: Counter[str] = Counter()
         self.collector = Collector(settings, store=store, bus=self.bus, clock=SystemClock(), errors=self.errors)
         self.bus.subscribe(topics.uploads())
-        self.bus.start(Into(self.collector.message))
+        self.bus.start(self.collector)
 
     def wait(self, true: Callable[[], object], what: str) -> None:
         def look() -> object:

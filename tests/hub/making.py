@@ -3,7 +3,6 @@
 import hashlib
 import socket
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from hub.split import Standing
 from hub.store import Store
 from hub.tables import Assignment, Embedding, Image
 from shared import topics
-from shared.bus import Message
 from shared.clock import SystemClock
 from shared.files import chunks, sha256_hex
 from shared.ids import event_id
@@ -228,22 +226,6 @@ class HandCamera:
     @property
     def pauses(self) -> list[int]:
         return [reply.pause_ms for reply in self.replies if reply.pause_ms is not None]
-
-
-class Into:
-    """A listener that hands every message to one function."""
-
-    def __init__(self, take: Callable[[Message], None]) -> None:
-        self._take = take
-
-    def connected(self) -> None:
-        pass
-
-    def disconnected(self, reason: str) -> None:
-        pass
-
-    def message(self, message: Message) -> None:
-        self._take(message)
 
 
 def occupied() -> socket.socket:

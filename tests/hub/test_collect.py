@@ -521,6 +521,22 @@ def test_little_is_promised_again_when_the_broker_was_away(hub):
     assert 64 << 10 in [decode(one, HubStatus).credit for one in told]
 
 
+def test_life_is_shown_under_one_boot_id_a_connection(hub):
+    hub.wait(lambda: hub.broker.retained, "the first beat")
+    first = said(hub).boot
+    assert first == hub.collector.boot
+    hub.collector.disconnected("the broker is gone")
+    with hub.collector._shown:  # a beat that was under way
+        silent = len(hub.broker.seen)
+    hub.collector._beat_at = float("-inf")
+    hub.collector._keep_beating()
+    assert len(hub.broker.seen) == silent, "a beat of a connection that is not known of yet"
+    hub.collector.connected()
+    hub.wait(lambda: said(hub).boot == hub.collector.boot, "the first beat of the new one")
+    boots = [decode(one.payload, HubStatus).boot for one in hub.broker.seen if one.topic == topics.hub_status("hub")]
+    assert list(dict.fromkeys(boots)) == [first, hub.collector.boot]
+
+
 def test_a_greeting_is_answered_by_a_sign_of_life_alone(hub, camera):
     hub.wait(lambda: hub.broker.retained and said(hub).credit == 1 << 20, "settled")
     camera.hello()

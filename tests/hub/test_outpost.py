@@ -19,7 +19,7 @@ from shared.errors import ConfigError
 from shared.messages import HubStatus, decode, encode
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import wait_until
-from tests.hub.making import HandCamera, Into, event_of, picture
+from tests.hub.making import HandCamera, event_of, picture
 
 A, B = "a/cam-1", "b/cam-1"
 
@@ -46,7 +46,7 @@ def world(settings, store):
         )  # fmt: skip
         one = SimpleNamespace(name=name, bus=bus, collector=collector, errors=errors)
         made.append(one)
-        bus.start(Into(collector.message))
+        bus.start(collector)
         collector.start()
         return one
 

@@ -23,7 +23,7 @@ from shared.transfer import Complete, Held
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import wait_until
 from tests.fakes.postgres import Postgres, programs
-from tests.hub.making import HandCamera, Into, event_of, picture, reported, settings_in
+from tests.hub.making import HandCamera, event_of, picture, reported, settings_in
 
 CAMERA = "site/cam-1"
 
@@ -194,7 +194,7 @@ def test_two_collectors_take_over_from_one_another(settings, store, monkeypatch)
         collector = Collector(
             mine, store=other, bus=bus, clock=SystemClock(), errors=errors, claims=Claims(name, f"boot-{name}", (site,))
         )
-        bus.start(Into(collector.message))
+        bus.start(collector)
         collector.start()
         made[name] = (collector, other, errors)
 
