@@ -78,6 +78,11 @@ class Desk:
                 found = self._take(session, count, set(exclude))
             return [Question(one, self._again.get(one.id or 0, "")) for one in found]
 
+    def asked(self, image_id: int) -> again.Ask:
+        """Why this image is asked about again at present; a program that leaves `ask` out of its answer means this."""
+        with self._lock:
+            return self._again.get(image_id, "")
+
     def counts(self) -> Counts:
         """How many images wait and how many are decided."""
         with self._store.read() as session:

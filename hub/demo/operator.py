@@ -61,6 +61,6 @@ class Operator:
         name = self._truth.get(sha256_hex(image))
         if name is None:
             raise HoneError("is not an image of the demo", subject=f"image {items[0]['id']}")
-        answer = {"image": items[0]["id"], "name": name, "operator": NAME}
+        answer = {"image": items[0]["id"], "name": name, "operator": NAME, "ask": items[0]["ask"]}
         client.post("/api/labels", json=answer).raise_for_status()
         return True

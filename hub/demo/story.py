@@ -246,10 +246,10 @@ class _Stage:
                 return False
             frames = sum((one["captured"] or 0) for one in view["cameras"])
             empty = all(one["spool_left"] == 0 for one in view["cameras"])
-            labelled = view["queue"]["labelled"]
-            desk = labelled >= LABELS or (
-                self._story.label == "script" and view["queue"]["waiting"] == 0 and view["totals"]["unchecked"] == 0
-            )
+            if self._operator is None:
+                desk = view["queue"]["labelled"] >= LABELS
+            else:  # his budget holds second looks, too
+                desk = self._operator.done or (view["queue"]["waiting"] == 0 and view["totals"]["unchecked"] == 0)
             settled = view["current"] is None and view["queue"]["since_run"] < EVERY
             rolled = view["rollout"] is not None and view["rollout"]["stage"] == "done"
             if frames >= total and not desk:

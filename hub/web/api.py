@@ -189,25 +189,21 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def label(ask: LabelAsk) -> LabelView:
         """Label an image. The same label by the same operator again is answered with the one in force."""
         _found(views.images.one(ask.image), "image")
-        now = views.images.standing(ask.image)
-        if now is not None and (now.kind, now.name, now.operator, now.ask) == (
-            "label",
-            ask.name,
-            ask.operator,
-            ask.ask,
-        ):
+        now, asked = views.images.standing(ask.image), ask.ask or desk.asked(ask.image)
+        same = now is not None and (now.kind, now.name, now.operator) == ("label", ask.name, ask.operator)
+        if now is not None and same and asked in ("", now.ask):
             return now
-        made = desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds, ask=ask.ask)
+        made = desk.decide(ask.image, ask.name, operator=ask.operator, seconds=ask.seconds, ask=asked)
         return label_view(made, ())
 
     @api.post("/skips")
     def skip(ask: SkipAsk) -> LabelView:
         """Take an image off the queue without a class. Repeats as for labels."""
         _found(views.images.one(ask.image), "image")
-        now = views.images.standing(ask.image)
-        if now is not None and (now.kind, now.operator, now.ask) == ("skip", ask.operator, ask.ask):
+        now, asked = views.images.standing(ask.image), ask.ask or desk.asked(ask.image)
+        if now is not None and (now.kind, now.operator) == ("skip", ask.operator) and asked in ("", now.ask):
             return now
-        return label_view(desk.skip(ask.image, operator=ask.operator, ask=ask.ask), ())
+        return label_view(desk.skip(ask.image, operator=ask.operator, ask=asked), ())
 
     @api.get("/clusters")
     def clusters(count: Annotated[int, Query(ge=1, le=30)] = 12) -> list[ClusterView]:

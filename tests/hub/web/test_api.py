@@ -455,6 +455,38 @@ def test_what_is_asked_again_hides_what_was_said_and_counts_once(web: TestClient
     assert web.post("/api/labels", json={**ask, "ask": "third"}).status_code == 422
 
 
+def test_a_program_that_knows_nothing_of_second_looks_is_not_asked_for_ever(made: Seeded) -> None:
+    eager = Desk(made.store, "cells", ["good", "defect"], made.clock, settings=lambda: LabelSettings(second_look=0.5))
+    app = create_app(made.settings, made.store, eager, made.actions, made.clock)
+    web = TestClient(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
+    decided = [one["id"] for one in web.get("/api/images?state=labelled&split=pool").json()["items"]][:2]
+    assert len(decided) == 2
+    with made.store.write() as session:
+        run = session.exec(select(Run.id).where(Run.state == "done").order_by(col(Run.id).desc())).first()
+        for number, one in enumerate(decided):
+            row = session.get(Image, one)
+            assert row is not None
+            assert row.label is not None
+            session.add(Suspect(run_id=run, image_id=one, label=row.label, guess="good", confidence=0.1 + number / 10))
+    for one in decided:  # the operator whose answers will be the same once more
+        said = web.get(f"/api/images/{one}").json()["label"]
+        web.post("/api/labels", json={"image": one, "name": said, "operator": "script"})
+    asked = []
+    for _ in range(50):
+        items = web.get("/api/queue?count=1").json()["items"]
+        if not items:
+            break
+        if items[0]["ask"]:
+            asked.append((items[0]["id"], items[0]["ask"]))
+        said = web.get(f"/api/images/{items[0]['id']}").json()["label"] or "good"
+        label = {"image": items[0]["id"], "name": said, "operator": "script"}
+        assert web.post("/api/labels", json=label).json()["ask"] == items[0]["ask"]
+    else:
+        pytest.fail("the queue does not end")
+    assert set(asked) >= {(one, "second") for one in decided}
+    assert len(asked) == len(set(asked))
+
+
 def test_a_cameras_skew_is_that_of_its_images(web: TestClient, made: Seeded) -> None:
     with made.store.write() as session:
         for number, distance in enumerate((0.02, 0.03, None, 0.4)):
