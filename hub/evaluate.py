@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.thresholds import called
 from shared.errors import LabelError, ModelError
 
 Doubles = NDArray[np.float64]
@@ -84,11 +85,22 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def evaluate(probabilities: Probabilities, labels: AnyLabels, bootstrap: int = 1000, seed: int = 0) -> Evaluation:
-    """Judge float [n, classes] against int labels [n]; LabelError or ModelError, whichever of them is broken."""
+def evaluate(
+    probabilities: Probabilities,
+    labels: AnyLabels,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    *,
+    thresholds: Sequence[float] = (),
+) -> Evaluation:
+    """Judge float [n, classes] against int labels [n]; LabelError or ModelError, whichever of them is broken.
+
+    thresholds: the model's, one a class: what it calls an image is what cameras would. ece asks about the most probable
+    class all the same, and auc knows no thresholds.
+    """
     p, y = _checked(probabilities, labels)
     classes = p.shape[1]
-    right = (predicted := p.argmax(axis=1)) == y
+    right = (predicted := called(p, thresholds)) == y
     confusion = np.bincount(y * classes + predicted, minlength=classes**2).reshape(classes, classes)
     per_class = [_class_result(confusion, number) for number in range(classes)]
     present = np.flatnonzero(np.bincount(y, minlength=classes))
@@ -104,7 +116,7 @@ def evaluate(probabilities: Probabilities, labels: AnyLabels, bootstrap: int = 1
         balanced_accuracy=_interval(np.mean([right[y == label].mean() for label in present]), balanced),
         auc=_interval(_auc(p, y)[0], aucs) if len(present) > 1 else None,
         f1=float(np.mean([one.f1 for one in per_class if one.f1 is not None])),
-        ece=_calibration_error(p.max(axis=1), right),
+        ece=_calibration_error(p.max(axis=1), p.argmax(axis=1) == y),
         classes=per_class,
         confusion=confusion.tolist(),
     )
@@ -115,6 +127,8 @@ def compare(
     new_probabilities: Probabilities,
     labels: AnyLabels,
     *,
+    old_thresholds: Sequence[float] = (),
+    new_thresholds: Sequence[float] = (),
     bootstrap: int = 1000,
     seed: int = 0,
     min_per_class: int = 20,
@@ -124,15 +138,15 @@ def compare(
     """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
 
     better: the whole interval of the AUC gain lies above 0; worse: below 0. Without `min_per_class` images of every
-    class the verdict is "not enough data", whatever the numbers. names: of the classes, on: of the images, both for
-    the reason.
+    class the verdict is "not enough data", whatever the numbers. old_thresholds, new_thresholds: as for `evaluate`.
+    names: of the classes, on: of the images, both for the reason.
     """
     old, y = _checked(old_probabilities, labels)
     new, _ = _checked(new_probabilities, labels)
     if old.shape != new.shape:
         raise ModelError(f"has {new.shape[1]} classes, the old one {old.shape[1]}", subject="new model")
     counts_of = np.bincount(y, minlength=old.shape[1])
-    old_right, new_right = old.argmax(axis=1) == y, new.argmax(axis=1) == y
+    old_right, new_right = called(old, old_thresholds) == y, called(new, new_thresholds) == y
     difference = new_right.astype(np.float64) - old_right
     fixed, broken = np.flatnonzero(difference > 0), np.flatnonzero(difference < 0)
     accuracies, gains = [], []

@@ -21,7 +21,7 @@ from sqlmodel import col, delete, select
 from hub import drift, embed, split, suspects, watch
 from hub.checkpoint import Checkpoint
 from hub.dataset import Snapshot, recalled, snapshot
-from hub.evaluate import compare, evaluate
+from hub.evaluate import Evaluation, compare, evaluate
 from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
 from hub.head import place_of
 from hub.references import references_part
@@ -30,7 +30,7 @@ from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
 from hub.tables import Image, Release, Run, Suspect
-from hub.thresholds import Decision, decide
+from hub.thresholds import Decision, called, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
 from shared.clock import Clock
@@ -165,10 +165,11 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     golden_bytes = _golden(store, backbone, part, settings, golden_ids)
     references = references_part(x[train], _references(store, settings, backbone))
     head, golden, *more = store.blobs.put([head_bytes, golden_bytes, *([references] if references else [])])
-    model = Model(part, Part(head_bytes, name="head"), project.classes, how)
+    decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
+    thresholds = list(decision.thresholds) if decision is not None else []
+    model = Model(part, Part(head_bytes, name="head"), project.classes, how, thresholds)
 
     lease.write(step="evaluating", progress=0.9)
-    decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
     fields: dict[str, Any] = {
         "curve": [round(one, 5) for one in result.losses],
         "fit": {
@@ -192,7 +193,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     held_ids = [one for one, held in zip(ids, holdout, strict=True) if held]
     held = _Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
     _leave_references(settings, store, run_id, model, held)
-    fields |= _judge(settings, store, model, held)
+    fields |= _judge(settings, store, model, thresholds, held)
     checkpoint.drop()
     return fields
 
@@ -337,12 +338,29 @@ class _Holdout:
     standing: Standing
 
 
-def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a model says of the held-out images: probabilities float32 [n, classes], called by its thresholds."""
+
+    probabilities: Floats
+    thresholds: list[float]
+
+    def right(self, y: NDArray[np.int64]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = called(self.probabilities, self.thresholds) == y
+        return found
+
+    def evaluated(self, y: NDArray[np.int64]) -> Evaluation:
+        return evaluate(self.probabilities, y, thresholds=self.thresholds)
+
+
+def _judge(
+    settings: HubSettings, store: Store, model: Model, thresholds: list[float], holdout: _Holdout
+) -> dict[str, Any]:
     """Evaluate the exported model on the holdout, and against the released one on the same images."""
     if not len(holdout.y):
         return {"verdict": "not enough data", "reason": "there is no holdout; import one with --split holdout"}
-    new = np.stack([model.classify(one) for one in holdout.x])
-    fields: dict[str, Any] = {"evaluation": msgspec.to_builtins(evaluate(new, holdout.y))}
+    new = _Said(np.stack([model.classify(one) for one in holdout.x]), thresholds)
+    fields: dict[str, Any] = {"evaluation": msgspec.to_builtins(new.evaluated(holdout.y))}
     release = _latest(store, settings.project.name)
     if release is None or release.model["classes"] != settings.project.classes:
         fields["slices"] = _slices(settings, store, holdout, new, None)
@@ -351,17 +369,17 @@ def _judge(settings: HubSettings, store: Store, model: Model, holdout: _Holdout)
             return {**fields, "verdict": "first", "reason": reason}
         reason = f"release {release.number} tells other classes apart ({', '.join(release.model['classes'])})"
         return {**fields, "verdict": "not enough data", "reason": f"{reason}; look at the figures and release by hand"}
-    old = _old_probabilities(store, release, holdout)
+    old = _Said(_old_probabilities(store, release, holdout), release.model.get("thresholds", []))
     return {
         **fields,
-        "before": msgspec.to_builtins(evaluate(old, holdout.y)),
+        "before": msgspec.to_builtins(old.evaluated(holdout.y)),
         "slices": _slices(settings, store, holdout, new, old),
         "against": release.number,
         **_verdict(settings, holdout, old, new),
     }
 
 
-def _verdict(settings: HubSettings, holdout: _Holdout, old: Floats, new: Floats) -> dict[str, Any]:
+def _verdict(settings: HubSettings, holdout: _Holdout, old: _Said, new: _Said) -> dict[str, Any]:
     """What the images say that may still decide: all, or those that came after the last worn version."""
     standing = holdout.standing
     fresh = holdout.since > standing.base
@@ -373,9 +391,11 @@ def _verdict(settings: HubSettings, holdout: _Holdout, old: Floats, new: Floats)
     if not fresh.any():  # those that may decide have lost their labels, or their bytes
         return {"verdict": "not enough data", "reason": f"there are no {kind}; label audit images"}
     comparison = compare(
-        old[fresh],
-        new[fresh],
+        old.probabilities[fresh],
+        new.probabilities[fresh],
         holdout.y[fresh],
+        old_thresholds=old.thresholds,
+        new_thresholds=new.thresholds,
         min_per_class=settings.split.min_per_class,
         names=settings.project.classes,
         on=kind,
@@ -400,7 +420,7 @@ def _verdict(settings: HubSettings, holdout: _Holdout, old: Floats, new: Floats)
 
 
 def _slices(
-    settings: HubSettings, store: Store, holdout: _Holdout, new: Floats, old: Floats | None
+    settings: HubSettings, store: Store, holdout: _Holdout, new: _Said, old: _Said | None
 ) -> list[dict[str, Any]]:
     """By camera, condition and time."""
     traits: dict[int | None, Traits] = {}
@@ -412,9 +432,9 @@ def _slices(
             )
             traits.update({one: Traits(camera, list(flags), at) for one, camera, flags, at in rows})
     found = slices(
-        new.argmax(axis=1) == holdout.y,
+        new.right(holdout.y),
         [traits[one] for one in holdout.ids],
-        before=None if old is None else old.argmax(axis=1) == holdout.y,
+        before=None if old is None else old.right(holdout.y),
         minimum=settings.split.min_per_slice,
     )
     return [msgspec.to_builtins(one) for one in found]

@@ -17,6 +17,7 @@ from hub.settings import TrainSettings
 from shared.errors import TrainError
 
 Doubles = NDArray[np.float64]
+Probabilities = NDArray[np.float32] | Doubles
 Labels = NDArray[np.int64]
 
 _SMALLEST = 1e-4
@@ -59,9 +60,9 @@ def decide(p: Doubles, y: Labels, classes: Sequence[str], settings: TrainSetting
     return Decision(tuple(found.tolist()), _recall(p, y, found), cost)
 
 
-def called(p: Doubles, thresholds: Doubles) -> Labels:
-    """The class of each image, int [n]."""
-    found: Labels = (p / thresholds).argmax(axis=1)
+def called(p: Probabilities, thresholds: Sequence[float] | Doubles = ()) -> Labels:
+    """What a model calls each image, int [n], by its probabilities [n, classes]; no thresholds: the most probable."""
+    found: Labels = (p / np.asarray(thresholds) if len(thresholds) else p).argmax(axis=1)
     return found
 
 

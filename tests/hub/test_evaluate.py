@@ -264,3 +264,15 @@ def test_mcnemar_of_very_many_images_does_not_overflow():
 def test_evaluating_needs_neither_torch_nor_sklearn_nor_scipy():
     code = "import sys, hub.evaluate; sys.exit(bool({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_model_is_judged_by_what_cameras_would_call_the_images():
+    p, y = two([0.9, 0.4, 0.3, 0.1]), np.array([1, 1, 0, 0])
+    plain, low = evaluate(p, y), evaluate(p, y, thresholds=[0.8, 0.2])
+    assert (plain.confusion, low.confusion) == ([[2, 0], [1, 1]], [[1, 1], [0, 2]])
+    assert (plain.accuracy.value, low.classes[1].recall) == (0.75, 1.0)
+    assert (plain.auc, plain.ece) == (low.auc, low.ece), "of these, thresholds say nothing"
+    told = compare(p, p, y, new_thresholds=[0.8, 0.2], min_per_class=1)
+    assert (told.fixed, told.broken) == ([1], [2])
+    assert (told.old_accuracy, told.new_accuracy) == (0.75, 0.75)
+    assert compare(p, p, y, old_thresholds=[0.8, 0.2], min_per_class=1).fixed == [2]

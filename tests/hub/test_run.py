@@ -595,6 +595,9 @@ def test_thresholds_travel_in_the_model_and_decide_the_label(learned, clock):
     model = model_of(run, store)
     assert model.thresholds == run.fit["thresholds"]
     assert model_of(get_run(store, 1), store).thresholds == []
+    execute(with_train(settings, costs={"defect": 1e9}), store, queue(store), clock)
+    plain, cautious = (sum(row[1] for row in get_run(store, one).evaluation["confusion"]) for one in (1, 3))
+    assert cautious > plain, "called defect more often, as cameras would"
 
 
 def test_a_share_of_the_images(learned, clock):
