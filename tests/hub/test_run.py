@@ -595,9 +595,14 @@ def test_thresholds_travel_in_the_model_and_decide_the_label(learned, clock):
     model = model_of(run, store)
     assert model.thresholds == run.fit["thresholds"]
     assert model_of(get_run(store, 1), store).thresholds == []
+    with store.write() as session:  # so that the model is sure of nothing
+        for image in session.exec(select(Image).where(Image.split == "train")):
+            if image.id % 4 == 0:
+                image.label = CLASSES[image.label == CLASSES[0]]
     execute(with_train(settings, costs={"defect": 1e9}), store, queue(store), clock)
-    plain, cautious = (sum(row[1] for row in get_run(store, one).evaluation["confusion"]) for one in (1, 3))
-    assert cautious > plain, "called defect more often, as cameras would"
+    [[good, alarms], [missed, found]] = get_run(store, 3).evaluation["confusion"]
+    assert (good, missed) == (0, 0), "called defect, all of them, as cameras would"
+    assert min(alarms, found) > 0
 
 
 def test_a_share_of_the_images(learned, clock):
