@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.thresholds import called
+from shared.calling import called
 from shared.errors import LabelError, ModelError
 
 Doubles = NDArray[np.float64]

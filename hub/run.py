@@ -30,9 +30,10 @@ from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
 from hub.tables import Image, Release, Run, Suspect
-from hub.thresholds import Decision, called, decide
+from hub.thresholds import Decision, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
+from shared.calling import called
 from shared.clock import Clock
 from shared.errors import HoneError, RunCancelledError, TrainError
 from shared.golden import decode as decode_golden

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from hub.folds import weights_of
 from hub.settings import TrainSettings
+from shared.calling import called
 from shared.errors import TrainError
 
 Doubles = NDArray[np.float64]
-Probabilities = NDArray[np.float32] | Doubles
 Labels = NDArray[np.int64]
 
 _SMALLEST = 1e-4
@@ -58,12 +58,6 @@ def decide(p: Doubles, y: Labels, classes: Sequence[str], settings: TrainSetting
     else:
         return None
     return Decision(tuple(found.tolist()), _recall(p, y, found), cost)
-
-
-def called(p: Probabilities, thresholds: Sequence[float] | Doubles = ()) -> Labels:
-    """What a model calls each image, int [n], by its probabilities [n, classes]; no thresholds: the most probable."""
-    found: Labels = (p / np.asarray(thresholds) if len(thresholds) else p).argmax(axis=1)
-    return found
 
 
 def cost_matrix(costs: Mapping[str, float | Mapping[str, float]], classes: Sequence[str]) -> Doubles:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.calling import called
 from shared.errors import PartError
 from shared.preprocess import Pixels, Preprocess, to_input
 
@@ -33,7 +34,7 @@ class Prediction:
     @property
     def best(self) -> int:
         """Index of the class whose probability is the largest multiple of its threshold; without, the most probable."""
-        return int((self.probabilities if self.thresholds is None else self.probabilities / self.thresholds).argmax())
+        return int(called(self.probabilities, self.thresholds))
 
     @property
     def score(self) -> float:
