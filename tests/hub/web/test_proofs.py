@@ -57,6 +57,10 @@ def test_a_run_shows_slices_and_the_images_that_it_fixed_and_broke(open_page: Op
     expect(page.locator("#slices tr", has_text="dark")).to_contain_text(f"{dark['accuracy']['value']:.3f}")
     broken = page.locator("#broken img")
     assert broken.count() == 2
+    first, second = (broken.nth(one).bounding_box() for one in (0, 1))
+    assert first is not None
+    assert second is not None
+    assert (first["y"], first["x"] < second["x"]) == (second["y"], True), "beside each other"
     broken.first.scroll_into_view_if_needed()
     expect(broken.first).to_have_js_property("complete", True)
     broken.first.click()
