@@ -11,19 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 from sqlmodel import Session, col, func, select
-from sqlmodel.sql.expression import SelectOfScalar
 
+from hub.decisions import undone
 from hub.settings import LabelSettings
 from hub.tables import Image, Label, Run, Suspect
 
 Ask = Literal["", "second", "repeat"]
 LATELY = 20
 """An image of the last so many decisions is not repeated: its operator would remember."""
-
-
-def undone() -> SelectOfScalar[Any]:
-    """Ids of the decisions that were taken back."""
-    return select(Label.undoes).where(col(Label.undoes).is_not(None))
 
 
 def due(session: Session, project: str, settings: LabelSettings) -> dict[int, Ask]:
@@ -63,7 +58,12 @@ def _doubted(session: Session, project: str, stands: tuple[Any, ...], count: int
         session.exec(
             select(Suspect.image_id)
             .join(Image, col(Image.id) == col(Suspect.image_id))
-            .where(Suspect.run_id == run, Image.label == Suspect.label, col(Image.id).not_in(looked))
+            .where(
+                Suspect.run_id == run,
+                Image.label == Suspect.label,
+                Image.state == "verified",
+                col(Image.id).not_in(looked),
+            )
             .order_by(col(Suspect.confidence))
             .limit(count)
         )

@@ -15,6 +15,7 @@ import sqlalchemy
 from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
 
+from hub.decisions import news
 from hub.lost import LOST
 from hub.settings import TrainSettings
 from hub.store import Store
@@ -173,7 +174,8 @@ def _fresh(session: Session, project: str) -> set[int] | None:
     ).one()
     if last is None:
         return None
-    return set(session.exec(select(Label.image_id).where(Label.kind == "label", Label.at > last).distinct()))
+    new = select(Label.image_id).where(Label.kind == "label", Label.at > last, news())
+    return set(session.exec(new.distinct()))
 
 
 def _made(rows: list[Row], classes: list[str], left_out: int) -> Snapshot:

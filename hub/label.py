@@ -4,18 +4,19 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlmodel import Session, col, func, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from hub import again
-from hub.choose import ORDERS, Waiting
+from hub.decisions import undone
+from hub.queue import Planner, waits
 from hub.settings import LabelSettings
 from hub.store import Store
-from hub.tables import Embedding, Image, Label, Release
+from hub.tables import Image, Label
 from shared.clock import Clock
 from shared.errors import LabelError
+
+HOLD_S = 300.0
+"""So long an image that an operator was given is not given to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +59,35 @@ class Desk:
         self._clock = clock
         self._changed = changed
         self._lock = threading.Lock()
+        self._planner = Planner(project, store.blobs.read)
         self._order: list[int] = []
         self._again: dict[int, again.Ask] = {}
+        self._held: dict[int, tuple[str, float]] = {}  # which operator has it in front of him, and until when
 
-    def next(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Image]:
+    def next(self, count: int = 1, *, exclude: Sequence[int] = (), operator: str = "") -> list[Image]:
         """Up to `count` images to decide, as `questions`."""
-        return [one.image for one in self.questions(count, exclude=exclude)]
+        return [one.image for one in self.questions(count, exclude=exclude, operator=operator)]
 
-    def questions(self, count: int = 1, *, exclude: Sequence[int] = ()) -> list[Question]:
-        """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids shown elsewhere.
+    def questions(self, count: int = 1, *, exclude: Sequence[int] = (), operator: str = "") -> list[Question]:
+        """Up to `count` images that wait for a decision, the most useful first; `exclude`: ids that the caller has.
 
-        Among them are some that were decided before, see `hub.again`.
+        Among them are some that were decided before, see `hub.again`. operator: nobody else is asked about what he was
+        given, or says he has, within HOLD_S; "": no such claim is made.
         """
-        settings = self._settings()
+        settings, now = self._settings(), self._clock.monotonic()
         with self._lock, self._store.read() as session:
-            found = self._take(session, count, set(exclude))
+            self._held = {one: held for one, held in self._held.items() if held[1] > now}
+            away = {one for one, (whose, _) in self._held.items() if whose != operator} | set(exclude)
+            found = self._take(session, count, away)
             if len(found) < count:
-                self._order = self._plan(session, count, set(exclude), settings)
-                found = self._take(session, count, set(exclude))
+                plan = self._planner.plan(session, count, away, settings)
+                self._order, self._again = plan.order, plan.again
+                found = self._take(session, count, away)
+            if operator:
+                mine = [one.id for one in found if one.id is not None] + [
+                    one for one in exclude if self._held.get(one, (operator, 0))[0] == operator
+                ]
+                self._held |= dict.fromkeys(mine, (operator, now + HOLD_S))
             return [Question(one, self._again.get(one.id or 0, "")) for one in found]
 
     def asked(self, image_id: int) -> again.Ask:
@@ -153,7 +165,7 @@ class Desk:
         with self._lock, self._store.write() as session:
             last = session.exec(
                 select(Label)
-                .where(Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(again.undone()))
+                .where(Label.operator == operator, Label.kind != "undo", col(Label.id).not_in(undone()))
                 .order_by(col(Label.id).desc())
             ).first()
             if last is None:
@@ -181,7 +193,7 @@ class Desk:
         return undone
 
     def _standing(self, session: Session, bulk: str) -> list[Label]:
-        rows = select(Label).where(Label.bulk == bulk, Label.kind != "undo", col(Label.id).not_in(again.undone()))
+        rows = select(Label).where(Label.bulk == bulk, Label.kind != "undo", col(Label.id).not_in(undone()))
         return list(session.exec(rows.order_by(col(Label.id))))
 
     def _take_back(self, session: Session, labels: Sequence[Label], operator: str) -> list[Label]:
@@ -194,7 +206,7 @@ class Desk:
             session.flush()
             before = session.exec(
                 select(Label)
-                .where(Label.image_id == one.image_id, Label.kind != "undo", col(Label.id).not_in(again.undone()))
+                .where(Label.image_id == one.image_id, Label.kind != "undo", col(Label.id).not_in(undone()))
                 .order_by(col(Label.id).desc())
             ).first()
             image.decided = before is not None
@@ -224,6 +236,7 @@ class Desk:
         self._order = [one for one in self._order if one not in image_ids]
         for one in image_ids:
             self._again.pop(one, None)
+            self._held.pop(one, None)
 
     def _image(self, session: Session, image_id: int) -> Image:
         image = session.get(Image, image_id)
@@ -235,83 +248,8 @@ class Desk:
         """The first images of the present order that still wait, or are asked about again."""
         wanted = [one for one in self._order if one not in exclude][:count]
         known = [one for one in wanted if one in self._again]
-        found = {one.id: one for one in session.exec(self._waiting().where(col(Image.id).in_(wanted)))}
+        found = {
+            one.id: one for one in session.exec(select(Image).where(*waits(self._project), col(Image.id).in_(wanted)))
+        }
         found |= {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(known)))}
         return [found[one] for one in wanted if one in found]
-
-    def _plan(self, session: Session, count: int, exclude: set[int], settings: LabelSettings) -> list[int]:
-        """A fresh order of the next images to ask about, at least `count`."""
-        count = max(settings.batch, count)
-        images = [one for one in session.exec(self._waiting()) if one.id not in exclude]
-        # Distances mean something within one backbone only: the newest image's.
-        backbone = session.exec(
-            select(Embedding.backbone)
-            .join(Image, col(Image.id) == col(Embedding.image_id))
-            .where(Image.project == self._project, Image.split == "pool")
-            .order_by(col(Embedding.image_id).desc())
-        ).first()
-        # What was imported to train on is known as well: the first images of a project are no news.
-        vectors = dict(
-            session.exec(
-                select(Embedding.image_id, Embedding.vector)
-                .join(Image, col(Image.id) == col(Embedding.image_id))
-                .where(Image.project == self._project, Image.split != "holdout", Embedding.backbone == backbone)
-            ).all()
-        )
-        others = sorted((one for one in images if one.id not in vectors), key=lambda one: one.score)
-        images = [one for one in images if one.id in vectors]
-        labelled = session.exec(
-            select(Image.id).where(
-                Image.project == self._project,
-                (col(Image.split) == "train") | ((col(Image.split) == "pool") & col(Image.decided).is_(True)),
-            )
-        ).all()
-        rows = _matrix([vectors[one.id] for one in images if one.id is not None])
-        waiting = Waiting(
-            scores=self._scores(session, backbone, images, rows),
-            embeddings=rows,
-            cameras=[one.camera for one in images],
-            known=_matrix([vectors[one] for one in labelled if one in vectors]),
-        )
-        rule = ORDERS[settings.order]
-        order = rule(waiting, count, shortlist=settings.shortlist, seed=len(labelled)) if images else []
-        chosen = [*(images[one] for one in order), *others][:count]
-        self._again = {
-            one: ask for one, ask in again.due(session, self._project, settings).items() if one not in exclude
-        }
-        return again.mixed([one.id for one in chosen if one.id is not None], list(self._again))
-
-    def _scores(
-        self, session: Session, backbone: str | None, images: Sequence[Image], rows: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """What the newest release says of these images, float32 [n]: a camera may have known less.
-
-        What the camera said, where there is no release for these embeddings, or its head gives no confidence score.
-        """
-        said = np.array([one.score for one in images], np.float32)
-        release = session.exec(
-            select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
-        ).first()
-        if release is None or release.model["backbone"]["sha256"] != backbone:
-            return said
-        from shared.litert import Part  # the page starts without LiteRT
-
-        head = Part(self._store.blobs.read(release.model["head"]["sha256"]), name="head")
-        if len(head.output_shapes) == 1 or head.input_shape != (1, rows.shape[-1]):
-            return said
-        return np.array([head.run_all(row[np.newaxis])[1][0, 0] for row in rows], np.float32)
-
-    def _waiting(self) -> SelectOfScalar[Image]:
-        return select(Image).where(
-            Image.project == self._project,
-            Image.split == "pool",
-            Image.state == "verified",
-            col(Image.decided).is_(False),
-        )
-
-
-def _matrix(vectors: Sequence[bytes]) -> NDArray[np.float32]:
-    """Stack stored vectors of equal length, float32 [n, d]; [0, 0] for none."""
-    if not vectors:
-        return np.zeros((0, 0), np.float32)
-    return np.stack([np.frombuffer(one, "<f4") for one in vectors])

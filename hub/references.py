@@ -6,11 +6,11 @@ from shared.litert import Floats
 from shared.references import decode, encode, nearest
 
 COUNT = 64
-"""Most references: with 1280 dims they cost a camera 164 kB, and some 20 us a frame."""
+"""Most references: with 1280 dims they cost a camera 82 kB, and some 20 us a frame."""
 SHARE = 4
 """Training images to a reference: with fewer, images like those of the training set would look new."""
 COPY = 1e-3
-"""Cosine distance below which float16 cannot tell two embeddings apart."""
+"""Cosine distance below which a references part cannot tell two embeddings apart."""
 STALE = 1.25
 """References are replaced when fresh ones cover the training images so many times as tightly."""
 COVERED = 0.95

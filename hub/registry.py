@@ -13,6 +13,7 @@ import sqlalchemy
 from sqlalchemy import bindparam, update
 from sqlmodel import Session, col, func, select
 
+from hub.decisions import news, undone
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Number, Run, table_of
 from shared.clock import Clock
@@ -150,14 +151,15 @@ def _row(row: dict[str, Any], status: Status | None, report: Reported | None, no
 def labels_since_run(session: Session, project: str, name: str | None = None) -> int:
     """How many images were labelled since the newest run was asked for; what an operator cancelled counts as one.
 
+    The same label once more, where one was asked for again, does not count.
     name: only those that have this label now.
     """
     last = session.exec(select(func.max(Run.created_at)).where(Run.project == project)).one()
-    undone = select(Label.undoes).where(col(Label.undoes).is_not(None))
     fresh = (
         select(func.count(func.distinct(Label.image_id)))
         .join(Image, col(Image.id) == col(Label.image_id))
-        .where(Image.project == project, Image.split == "pool", Label.kind == "label", col(Label.id).not_in(undone))
+        .where(Image.project == project, Image.split == "pool", Label.kind == "label", col(Label.id).not_in(undone()))
+        .where(news())
     )
     if name is not None:
         fresh = fresh.where(Image.label == name)

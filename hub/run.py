@@ -93,6 +93,9 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         whole = set(_all_images(store, project.name))
         check_backbone(part, _pictures(store, [one for one in to_embed if one in whole][:GOLDEN_IMAGES]), how)
     [backbone] = store.blobs.put([backbone_bytes])
+    if _is_new(store, project.name, backbone):
+        # What waits, too: the label queue and the drift of cameras go by the backbone that they will run.
+        to_embed = sorted({*to_embed, *_all_images(store, project.name)})
     vectors = _embedded(store, (backbone, part), how, to_embed, lease, span=(0.05, 0.5))
     if earlier is None:
         lease.write(step="dividing the images")
@@ -281,6 +284,12 @@ def _embedded(
             lease.write(step=step, progress=span[0] + (span[1] - span[0]) * done / total, fit={"eta_s": round(left, 1)})
 
     return embed.complete(store, *backbone, how, ids, progress=told)
+
+
+def _is_new(store: Store, project: str, backbone: str) -> bool:
+    """Whether cameras run another backbone now."""
+    release = _latest(store, project)
+    return release is not None and release.model["backbone"]["sha256"] != backbone
 
 
 def _all_images(store: Store, project: str) -> list[int]:

@@ -170,14 +170,16 @@ class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     order: one of the strategies of `hub.choose`; "mix" teaches the most per label. batch: images that are chosen at
     once. shortlist: of "halves", the unsure half is chosen among so many times the batch of the least sure images, a
-    third of all at most. repeat: share of all labels that ask again, blind, about an image that was labelled before, to
-    see whether operators agree; second_look: share that asks about images whose label the last run doubts, see
-    `hub.again`.
+    third of all at most. audit: share of all decisions that are about random audit images, while some wait: which of
+    them get a label does not depend on a model. repeat: share of all labels that ask again, blind, about an image that
+    was labelled before, to see whether operators agree; second_look: share that asks about images whose label the last
+    run doubts, see `hub.again`.
     """
 
     order: Literal["mix", "halves", "uncertainty", "cluster", "camera", "random"] = "mix"
     batch: Annotated[int, Meta(ge=1, le=1000)] = 25
     shortlist: Annotated[int, Meta(ge=1, le=100)] = 4
+    audit: Annotated[float, Meta(ge=0, le=1)] = 0.1
     repeat: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
     second_look: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
 

@@ -51,6 +51,7 @@ class Verifier:
         self._backbone = backbone
         self._errors = errors
         self._memories: dict[str, _Memory] = {}
+        self._swept: tuple[str, int | None] = ("", 0)  # by which backbone all is embedded, up to which id; None: all
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
@@ -104,7 +105,29 @@ class Verifier:
         if done:
             with self._store.write() as session:
                 self._save(session, name, done)
-        return bool(done)
+            return True
+        return self._embed_left(name, part)
+
+    def _embed_left(self, name: str, part: Part) -> bool:
+        """Embed some of what was verified while another backbone was in use; whether there was any."""
+        backbone, last = self._swept
+        if backbone != name:
+            last = 0
+        if last is None:
+            return False
+        known = select(Embedding.image_id).where(Embedding.backbone == name)
+        with self._store.read() as session:
+            rows = session.exec(
+                select(Image.id)
+                .where(Image.split == "pool", Image.state == "verified", col(Image.id).not_in(known))
+                .where(col(Image.id) > last)
+                .order_by(col(Image.id))
+                .limit(BATCH)
+            ).all()
+        ids = [one for one in rows if one is not None]
+        embed.complete(self._store, name, part, self._how, ids, progress=lambda *_: None)
+        self._swept = (name, ids[-1] if ids else None)  # what cannot be decoded is not tried for ever
+        return bool(ids)
 
     def _save(self, session: Session, backbone: str, done: Sequence[tuple[Image, Floats | None, Look | None]]) -> None:
         for image, vector, look in done:

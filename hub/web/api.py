@@ -176,9 +176,13 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def queue(
         count: Annotated[int, Query(ge=1, le=50)] = 1,
         exclude: Annotated[list[Annotated[int, Query(ge=1, le=MAX_ID)]] | None, Query(max_length=200)] = None,
+        operator: Annotated[str, Query(max_length=100)] = "",
     ) -> QueueView:
-        """The next images to label, the most useful first. exclude: may be repeated; images that you have already."""
-        return views.images.queue(count, exclude or [])
+        """The next images to label, the most useful first. exclude: may be repeated; images that you have already.
+
+        operator: nobody else is given these images for five minutes, nor those that you exclude.
+        """
+        return views.images.queue(count, exclude or [], operator.strip())
 
     @api.get("/labels")
     def labels(limit: Limit = 50) -> list[LabelView]:

@@ -4,10 +4,12 @@ import numpy as np
 from sqlmodel import col, select
 
 from hub.clusters import kmeans
+from hub.queue import waits
 from hub.store import Store
 from hub.tables import Embedding, Image
 from hub.web.images import queue_item
 from hub.web.models import ClusterView
+from shared.policy import AUDIT
 
 MOST = 2000
 """Images that are grouped at once, the newest: a matter of half a second."""
@@ -25,18 +27,15 @@ class Clusters:
         self._store = store
 
     def all(self, count: int) -> list[ClusterView]:
-        """At most `count` clusters of images that wait and have an embedding by the newest backbone, largest first."""
-        waiting = (
-            Image.project == self._project,
-            Image.split == "pool",
-            Image.state == "verified",
-            col(Image.decided).is_(False),
-        )
+        """At most `count` clusters of images that wait and have an embedding by the newest backbone, largest first.
+
+        Without audit images: which of these get a label is not for anybody to pick.
+        """
         with self._store.read() as session:
             rows = session.exec(
                 select(Image, Embedding)
                 .join(Embedding, col(Embedding.image_id) == col(Image.id))
-                .where(*waiting)
+                .where(*waits(self._project), Image.why != AUDIT)
                 .order_by(col(Image.id).desc())
                 .limit(MOST)
             ).all()

@@ -71,9 +71,10 @@ class Images:
                 copy_of=look.copy_of if look is not None else None,
             )
 
-    def queue(self, count: int, exclude: Sequence[int]) -> QueueView:
+    def queue(self, count: int, exclude: Sequence[int], operator: str = "") -> QueueView:
         """The next images to label."""
-        items = [queue_item(one.image, one.ask) for one in self._desk.questions(count, exclude=exclude)]
+        asked = self._desk.questions(count, exclude=exclude, operator=operator)
+        items = [queue_item(one.image, one.ask) for one in asked]
         return QueueView(waiting=self._desk.counts().waiting, items=items)
 
     def labels(self, limit: int) -> list[LabelView]:

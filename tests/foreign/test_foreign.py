@@ -211,7 +211,7 @@ def test_no_more_is_on_its_way_than_the_credit_and_the_camera_asks_when_the_hub_
     scene.start_hub()
 
     def first_credits():
-        told = [one for one in list(scene.seen.messages) if one.topic == topics.hub_status("hub")]
+        told = [one for one in list(scene.seen.messages) if one.topic.startswith("hone/hub/hub-")]
         return [decode(one.payload, HubStatus).credit for one in told]
 
     wait_until(lambda: 1 << 20 in first_credits(), "a hub that knows who is there", seconds=60)

@@ -61,6 +61,26 @@ def test_new_images_are_measured_and_embedded(store, start, backbone):
     np.testing.assert_array_equal(np.frombuffer(kept.vector, "<f4"), expected)
 
 
+def test_what_waits_is_embedded_by_the_backbone_of_a_new_release(store, start, backbone):
+    old = [add_image(store, picture(one), state="verified") for one in range(20)]
+    bad = add_image(store, b"not an image", state="verified")
+    imported = add_image(store, picture(30), state="verified", split="train", label="good")
+    in_use = ["b"]
+    start(lambda: (in_use[0], backbone))
+
+    def embedded(name):
+        with store.read() as session:
+            return sorted(session.exec(select(Embedding.image_id).where(Embedding.backbone == name)))
+
+    wait_until(lambda: embedded("b") == old, "embeddings of what was verified before")
+    in_use[0] = "c"
+    wait_until(lambda: embedded("c") == old, "embeddings by another backbone")
+    new = add_image(store, picture(40), state="new")
+    settled(store, new)
+    assert embedded("c") == [*old, new]
+    assert {bad, imported}.isdisjoint(embedded("c")), "one cannot be decoded, the other is the runs' matter"
+
+
 def test_what_cannot_be_decoded_is_marked_and_kept(store, start):
     bad, good = add_image(store, b"not an image", state="new"), add_image(store, picture(), state="new")
     verifier = start()

@@ -16,10 +16,10 @@ def rows(count: int, dims: int) -> np.ndarray:
 def test_there_and_back(count: int) -> None:
     made = rows(count, 32)
     data = encode(made)
-    assert len(data) == count * 32 * 2
+    assert len(data) == count * 32
     back = decode(data, 32)
     assert back.dtype == np.float32
-    assert np.abs(back - made).max() < 1e-3
+    assert (back * made).sum(axis=1).min() > 0.9999
     assert np.linalg.norm(back, axis=1) == pytest.approx(np.ones(count), abs=1e-6)
 
 
@@ -29,10 +29,7 @@ def test_there_and_back(count: int) -> None:
         (b"", "is not 1 to 256 rows"),
         (encode(rows(2, 8))[:-1], "is not 1 to 256 rows"),
         (encode(rows(256, 8)) + encode(rows(1, 8)), "is not 1 to 256 rows"),
-        (np.zeros((2, 8), "<f2").tobytes(), "not of length 1"),
-        (np.full((2, 8), np.nan, "<f2").tobytes(), "not of length 1"),
-        (np.full((2, 8), np.inf, "<f2").tobytes(), "not of length 1"),
-        ((2 * rows(2, 8)).astype("<f2").tobytes(), "not of length 1"),
+        (encode(rows(2, 8)) + bytes(8), "nothing but zeros"),
     ],
 )
 def test_what_is_no_references_part(data: bytes, words: str) -> None:

@@ -76,7 +76,7 @@ async function fill() {
   try {
     const known = new Set([current?.item.id, ...queue.map((one) => one.item.id), ...outbox.read().map((one) => one.image)]);
     known.delete(undefined);
-    const query = new URLSearchParams([["count", AHEAD + 1 - queue.length], ...[...known].map((id) => ["exclude", id])]);
+    const query = new URLSearchParams([["count", AHEAD + 1 - queue.length], ["operator", operator], ...[...known].map((id) => ["exclude", id])]);
     const found = await call(`/api/queue?${query}`);
     waiting = found.waiting;
     const taken = new Set([current?.item.id, ...queue.map((one) => one.item.id), ...outbox.read().map((one) => one.image)]);
