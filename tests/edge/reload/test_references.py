@@ -38,7 +38,7 @@ def test_references_come_with_the_release_and_stay_for_the_next_head(
     assert camera.engine.running.references is None, "a release without them"
 
 
-@pytest.mark.parametrize("data", [b"odd", np.zeros((2, 3), "<f2").tobytes()])
+@pytest.mark.parametrize("data", [b"even", bytes(6)])
 def test_references_that_mean_nothing_fail_the_release(hub: Registry, make_camera: MakeCamera, data: bytes) -> None:
     hub.release(1, ONE)
     hub.plan(1)
