@@ -220,8 +220,8 @@ def test_no_more_is_on_its_way_than_the_credit_and_the_camera_asks_when_the_hub_
     scene.check_stored(images, report)
     events = [event for event, _ in scene.sent if isinstance(event, Event)]
     offered = list(itertools.takewhile(lambda event: event.follows, events))
-    assert len(offered) == 1  # of 300000 bytes: more than 65536, the first credit of a hub that has just come
-    assert not events[1].follows
+    assert len(offered) == 3  # of 300000 bytes each; the first credit is 1048576
+    assert not events[3].follows
     assert {tuple(one) for one in report["chunks"].values()} == {(0, 1, 2, 3, 4)}
 
 
