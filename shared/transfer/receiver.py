@@ -15,6 +15,10 @@ SPILL_AFTER = 5.0
 """Seconds after which an unfinished image is put on disk, so that a restart of the hub costs no chunk."""
 ACTIVE_FOR = 5.0
 """Seconds that a camera takes part in the sharing of credit after it came, and after its last offer."""
+CROSSED_S = 5.0
+"""A preview that is offered so soon after its image was asked for, or a chunk of it came, has crossed that on the way.
+Asked once more, the camera would send some of the image twice. One that did not hear us offers the preview again.
+"""
 REMIND_AFTER = 180.0
 """Seconds without a chunk of an image that is wanted, after which the camera is asked for it again.
 
@@ -147,11 +151,12 @@ class Receiver:
         """A camera came online (or back): it begins with `first_credit`, and is asked anew for what is wanted of it."""
         self._cameras[camera] = None
         self._active[camera] = now  # it may have a backlog: in a fleet that comes back nobody shall run ahead
-        return [
-            self._answer(camera, {"resend": {event_id: partial.holes()}})
-            for (owner, event_id), partial in self._partials.items()
-            if owner == camera and partial.wanted and not partial.complete
-        ]
+        effects: list[Effect] = []
+        for (owner, event_id), partial in self._partials.items():
+            if owner == camera and partial.wanted and not partial.complete:
+                partial.touched = now
+                effects.append(self._answer(camera, {"resend": {event_id: partial.holes()}}))
+        return effects
 
     def bye(self, camera: str) -> None:
         """A camera went offline; its partials stay until they expire."""
@@ -190,6 +195,9 @@ class Receiver:
         if event.held:
             if partial is None and self.accepts:
                 return [Held(camera, event)]
+            same = partial is not None and partial.wanted and partial.event.chunk_size == event.chunk_size
+            if partial is not None and same and now - partial.touched < CROSSED_S:
+                return []
             event = msgspec.structs.replace(event, held=False, thumbnail=None, embedding=None)  # wanted meanwhile
         if partial is None:
             self._make_room(camera, event.size)

@@ -18,7 +18,7 @@ from shared.transfer import (
     Sender,
     SendEvent,
 )
-from shared.transfer.receiver import REMIND_AFTER
+from shared.transfer.receiver import CROSSED_S, REMIND_AFTER
 from shared.transfer.sender import PREVIEW_BYTES
 from tests.fakes.messages import event_of, ident
 
@@ -316,9 +316,10 @@ def test_a_preview_of_what_is_wanted_already_is_told_what_is_missing() -> None:
     event, data = held()
     receiver.want(CAMERA, image(event), 0.0)
     give(receiver, event, data, 0)
-    assert resends(receiver.event(CAMERA, event, None, 1.0)) == [{event.id: [(1, 3)]}]
+    assert receiver.event(CAMERA, event, None, 1.0) == [], "it may have crossed our question"
+    assert resends(receiver.event(CAMERA, event, None, CROSSED_S)) == [{event.id: [(1, 3)]}]
     recut = msgspec.structs.replace(event, chunk_size=500)
-    assert resends(receiver.event(CAMERA, recut, None, 1.0)) == [{event.id: [(0, 1)]}]
+    assert resends(receiver.event(CAMERA, recut, None, CROSSED_S)) == [{event.id: [(0, 1)]}], "cut otherwise: anew"
     [done] = give(receiver, recut, data)
     assert isinstance(done, Complete)
     assert (done.event.thumbnail, done.event.held, done.data) == (None, False, data)
