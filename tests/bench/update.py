@@ -115,7 +115,7 @@ class Plant:
         return next((one.release for one in self.daemon._registry.cameras("cells") if one.online), None)
 
     def release(self, run, proxy):
-        """Release; bytes on the wire and seconds until the camera runs it, bytes of its full file, and of new references."""
+        """Release; bytes on the wire and seconds until the camera runs it, of its full file, and of new references."""
         before, begin = proxy.up + proxy.down, time.monotonic()
         number = self.daemon.release_run(run, "")
         self.wait(lambda: self.running() == number, f"release {number} on the camera")
