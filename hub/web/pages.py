@@ -14,6 +14,7 @@ from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
+from hub.web.cameras import audits_lost
 from hub.web.models import PreviewCounts, PreviewState
 from hub.web.policies import changes, settings_view
 from hub.web.previews import Order
@@ -59,10 +60,12 @@ class Pages:
 
         @pages.get("/cameras")
         def cameras(request: Request) -> Response:
+            found = views.cameras()
             return self._page(
                 request,
                 "cameras.html",
-                cameras=views.cameras(),
+                cameras=found,
+                lost=audits_lost(found),
                 drift={one.camera: one for one in views.proofs.drift()},
                 field=views.proofs.field(),
                 settings=self._policies.now().drift,
