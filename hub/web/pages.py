@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.templating import Jinja2Templates
 
+from hub.looks import FLAGS
 from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.web import stream, words
@@ -88,12 +89,17 @@ class Pages:
             label: Text = "",
             split: Text = "",
             camera: Text = "",
+            flag: Text = "",
+            suspect: Text = "",
         ) -> Response:
             chosen: dict[str, Any] = {"state": state, "label": label, "split": split, "camera": camera}
-            wanted = state if state in FILTERS else ""
-            found = views.images.page(
-                **{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE
-            )
+            chosen |= {"flag": flag, "suspect": "1" if suspect else ""}
+            wanted = {
+                "state": state if state and state in FILTERS else None,
+                "flag": flag if flag in FLAGS else None,
+                "suspect": bool(suspect),
+            }
+            found = views.images.page(**{**chosen, **wanted}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
 
             return self._page(
                 request,
@@ -106,6 +112,7 @@ class Pages:
                 filters=FILTERS,
                 classes=self._settings.project.classes,
                 cameras=[one.name for one in views.cameras()],
+                flags=FLAGS,
                 previews=views.preview_counts(),
             )
 
@@ -140,7 +147,8 @@ class Pages:
 
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
-            return self._page(request, "image.html", image=_found(views.images.one(image), f"image {image}"))
+            found = _found(views.images.one(image), f"image {image}")
+            return self._page(request, "image.html", image=found, classes=self._settings.project.classes)
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:
