@@ -86,6 +86,7 @@ class Agent:
             meter=meter,
             memory=settings.state_folder / "epoch",
             noted=settings.state_folder / "noted",
+            embeddings=not settings.link.thin,
         )
         self._backlog = Backlog(self._spool, self._sending.revalued, self._errors)
         self._reporting = Reporting(

@@ -24,6 +24,7 @@ from shared.bus import Bus
 from shared.clock import Clock
 from shared.files import write_atomic
 from shared.messages import MAX_GONE, Gone, HubStatus, Reply, encode, encode_attached
+from shared.policy import AUDIT
 from shared.transfer import Offer, SendChunk, Sender, SendEvent
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ class Sending:
     """Uploads the spool to the hub; every public method may be called from any thread and returns at once.
 
     meter: what may be spent of the link; None: all of it. memory: file that remembers the hub's epoch. noted: file that
-    remembers which previews the hub keeps; without it they are offered again after a start.
+    remembers which previews the hub keeps; without it they are offered again after a start. embeddings: events of the
+    random sample carry theirs, so that the hub sees how far it is from its own; too much for a thin link.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Sending:
         meter: Meter | None = None,
         memory: Path | None = None,
         noted: Path | None = None,
+        embeddings: bool = False,
     ) -> None:
         self._camera = camera
         self._bus = bus
@@ -65,6 +68,7 @@ class Sending:
         self._memory = memory
         self._epoch = ""  # the last one that the hub told
         self._noted = Noted(noted)
+        self._embeddings = embeddings
         self._gone: dict[str, None] = {}  # previews whose images are gone, to be told to the hub
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._acks: deque[tuple[str, int, float]] = deque()  # what the broker acknowledged: event, bytes, when
@@ -299,7 +303,9 @@ class Sending:
             event, follows=action.follows, held=action.held, chunk_size=self._sender.chunk_size(action.id)
         )
         if not action.held:  # the image itself is wanted
-            event = msgspec.structs.replace(event, thumbnail=None, embedding=None, backbone=None)
+            event = msgspec.structs.replace(event, thumbnail=None)
+            if not (self._embeddings and event.why == AUDIT):
+                event = msgspec.structs.replace(event, embedding=None, backbone=None)
         log.debug("event %s: offered (%d bytes in chunks of %d)", event.id, event.size, event.chunk_size)
         if not action.attached:
             return self._publish(event.id, topics.event(self._camera), encode(event))

@@ -53,8 +53,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     bytes_per_s: on average; 0: no limit. mb_per_day: MiB in a local day; 0: no limit. quiet: "HH:MM-HH:MM" in local
     time, may cross midnight: no images then. thin: a link of some kbit/s; the agent sends and subscribes to as little
-    as it can. previews: the hub gets a small picture of each event, and the image when it asks for it. results: publish
-    `C/result` for each frame; never on a thin link.
+    as it can, no embeddings of the random sample either. previews: the hub gets a small picture of each event, and the
+    image when it asks for it. results: publish `C/result` for each frame; never on a thin link.
     """
 
     bytes_per_s: Annotated[int, Meta(ge=0)] = 0

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 from sqlmodel import Session, col, func, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from hub.decisions import undone
 from hub.settings import LabelSettings
@@ -23,7 +24,7 @@ LATELY = 20
 
 def due(session: Session, project: str, settings: LabelSettings) -> dict[int, Ask]:
     """Ids of the images that should be asked about again now, and why."""
-    stands = (Image.project == project, Label.kind != "undo", col(Label.id).not_in(undone()))
+    stands = _stands(project)
     rows = session.exec(
         select(Label.ask, func.count())
         .join(Image, col(Image.id) == col(Label.image_id))
@@ -34,7 +35,7 @@ def due(session: Session, project: str, settings: LabelSettings) -> dict[int, As
     labels = counts.get("", 0)
     found: dict[int, Ask] = {}
     if (owed := int(settings.second_look * labels) - counts.get("second", 0)) > 0:
-        found |= dict.fromkeys(_doubted(session, project, stands, owed), "second")
+        found |= dict.fromkeys(session.exec(doubted(project).order_by(col(Suspect.confidence)).limit(owed)), "second")
     if (owed := int(settings.repeat * labels) - counts.get("repeat", 0)) > 0:
         known = [one for one in _settled(session, stands) if one not in found]
         # A seed that only changes with the answers: whoever asks twice sees the same.
@@ -46,28 +47,28 @@ def due(session: Session, project: str, settings: LabelSettings) -> dict[int, As
 
 def suspected(session: Session, project: str) -> int:
     """How many labels in force the newest run doubts that nobody has looked at again."""
-    stands = (Image.project == project, Label.kind != "undo", col(Label.id).not_in(undone()))
-    return len(_doubted(session, project, stands, None))
+    return session.exec(select(func.count()).select_from(doubted(project).subquery())).one()
 
 
-def _doubted(session: Session, project: str, stands: tuple[Any, ...], count: int | None) -> list[int]:
-    """Images whose label in force the newest run doubts, and that had no second look yet; the most doubtful first."""
-    run = session.exec(select(func.max(Run.id)).where(Run.project == project, Run.state == "done")).one()
-    looked = select(Label.image_id).join(Image).where(*stands, Label.ask == "second")
-    return list(
-        session.exec(
-            select(Suspect.image_id)
-            .join(Image, col(Image.id) == col(Suspect.image_id))
-            .where(
-                Suspect.run_id == run,
-                Image.label == Suspect.label,
-                Image.state == "verified",
-                col(Image.id).not_in(looked),
-            )
-            .order_by(col(Suspect.confidence))
-            .limit(count)
+def doubted(project: str) -> SelectOfScalar[int]:
+    """Ids of images whose label in force the newest run doubts, and that had no second look yet."""
+    run = select(func.max(Run.id)).where(Run.project == project, Run.state == "done").scalar_subquery()
+    looked = select(Label.image_id).join(Image).where(*_stands(project), Label.ask == "second")
+    return (
+        select(Suspect.image_id)
+        .join(Image, col(Image.id) == col(Suspect.image_id))
+        .where(
+            Suspect.run_id == run,
+            Image.label == Suspect.label,
+            Image.state == "verified",
+            col(Image.id).not_in(looked),
         )
     )
+
+
+def _stands(project: str) -> tuple[Any, ...]:
+    """Of a label: it is of this project, and nobody took it back."""
+    return Image.project == project, Label.kind != "undo", col(Label.id).not_in(undone())
 
 
 def _settled(session: Session, stands: tuple[Any, ...]) -> list[int]:

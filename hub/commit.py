@@ -34,7 +34,7 @@ from hub.segments import Place
 from hub.store import Store
 from hub.tables import Blob, Image, Preview, Skew, Tombstone, table_of
 from shared.clock import Clock
-from shared.errors import StoreError
+from shared.errors import MessageError, StoreError
 from shared.transfer import Complete, Held
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,7 @@ class Committer:
         # One that is offered again is there; who asked for its image still waits for it.
         fresh = ["value", "received_at", "event", "thumbnail", "embedding", "gone"]
         self._previews = store.upsert(Preview, by=["camera", "event_id"], fresh=fresh)
+        self._skews = store.upsert(Skew, by=["camera", "event_id"], fresh=["vector"])
         self._waiting: list[Item] = []
         self._bytes = 0  # of the images among those
         self._changed = threading.Condition()
@@ -250,6 +251,8 @@ class Committer:
         # An image whose bytes were lost comes again: what its camera saw then is compared already.
         if came := [key for key in keys if (key["one"], key["event"]) not in bereft]:
             connection.execute(_SKEWS, came)
+        if said := [row for one in batch if one.event.embedding and _key(one) not in bereft for row in _skew(one)]:
+            connection.execute(self._skews, said)
         connection.execute(_PREVIEWS, keys)
         if bereft:
             with Session(connection) as session:
@@ -262,6 +265,16 @@ def _key(one: Complete | Held) -> Key:
 
 def _size(item: Item) -> int:
     return len(item.data) if isinstance(item, Complete) else 0
+
+
+def _skew(one: Complete) -> list[dict[str, object]]:
+    """What the camera's own embedding is kept as until `verify` has ours; none when it cannot be read."""
+    try:
+        _, vector = previews.parts(one.event)
+    except MessageError as error:
+        log.warning("the embedding of event %s of %s is left out: %s", one.event.id, one.camera, error.what)
+        return []
+    return [{"camera": one.camera, "event_id": one.event.id, "vector": vector}]
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

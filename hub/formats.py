@@ -12,11 +12,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from shared.errors import ConfigError
 
 SPLITS = ("train", "holdout")
+LOCAL_FILES = "/data/local-files/?d="
+"""What Label Studio puts before the quoted path of a file on its own machine."""
+UPLOADS = "/data/upload/"
+"""Where Label Studio has what was uploaded to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ def read_coco(data: bytes, empty: str = "") -> Read:
         if "" in said:
             bad.append(Bad(where, f"{one['file_name']} has an annotation without a category"))
         elif len(said) == 1:
-            rows.append(Row(where, one["file_name"], said.pop(), str(one.get("split", ""))))
+            rows.append(Row(where, one["file_name"], said.pop(), _split(one)))
         else:
             why = f"has annotations of {', '.join(sorted(said))}" if said else "has no annotation"
             bad.append(Bad(where, f"{one['file_name']} {why}"))
@@ -128,7 +132,7 @@ def read_label_studio(data: bytes) -> Read:
             continue
         said = {choice for one in _list(task.get("annotations")) for choice in _choices(one)}
         if len(said) == 1:
-            rows.append(Row(where, _local(about["image"]), said.pop(), str(about.get("split", ""))))
+            rows.append(Row(where, _local(about["image"]), said.pop(), _split(about)))
         else:
             why = f"has choices {', '.join(sorted(said))}" if said else "has no choice"
             bad.append(Bad(where, f"{about['image']} {why}"))
@@ -168,13 +172,14 @@ def write_coco(items: Iterable[Item], classes: Sequence[str]) -> bytes:
 
 
 def write_label_studio(items: Iterable[Item], classes: Sequence[str]) -> bytes:
-    """As `read_label_studio` reads it."""
+    """As `read_label_studio` reads it. Label Studio shows the images when its LOCAL_FILES_DOCUMENT_ROOT is the folder
+    of this file: a path alone it takes for a text."""
     del classes
     return _text(
         [
             {
                 "id": number,
-                "data": {"image": one.path, "split": one.split},
+                "data": {"image": LOCAL_FILES + quote(one.path), "split": one.split},
                 "annotations": [
                     {
                         "result": [
@@ -214,11 +219,15 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _local(address: str) -> str:
-    """The path in what Label Studio calls a local file, or in a file URL; anything else as it is."""
-    parts = urlsplit(address)
+    """The path in what Label Studio calls a local file or an upload, or in a file URL; anything else as it is."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # no address
+        return address
     if parts.path.endswith("/data/local-files/") and (found := parse_qs(parts.query).get("d")):
         return found[0]
-    return unquote(parts.path) if parts.scheme == "file" else address
+    quoted = parts.scheme == "file" or address.startswith(UPLOADS)
+    return unquote(parts.path) if quoted else address
 
 
 def _json(data: bytes, name: str) -> Any:
@@ -229,9 +238,17 @@ def _json(data: bytes, name: str) -> Any:
 
 
 def _id(one: Any, name: str, otherwise: int | None = None) -> int | str | None:
-    """A whole number or text under this name; `otherwise` where there is none."""
+    """A whole number, also written as 1.0, or text under this name; `otherwise` where there is none."""
     value = one.get(name) if isinstance(one, dict) else None
-    return value if isinstance(value, int | str) else otherwise
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else otherwise
+
+
+def _split(one: dict[str, Any]) -> str:
+    """The split that an image names; "" where it names none."""
+    value = one.get("split")
+    return "" if value is None else str(value)
 
 
 def _list(value: Any) -> list[Any]:

@@ -16,6 +16,7 @@ A flag says that somebody may want to look; it deletes nothing and holds nothing
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from hub.framing import View
 from hub.quality import Floats, Light
 from shared.preprocess import Pixels
 
+Flag = Literal["small", "dark", "bright", "blurred", "copy", "novel", "view"]
+FLAGS: tuple[Flag, ...] = get_args(Flag)
 HISTORY = 200
 """Pictures of a camera that say what is usual for it."""
 LESSONS = 512

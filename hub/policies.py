@@ -9,8 +9,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 from sqlmodel import Session, col, func, select
 
 from hub.options import applied, checked, flatten, options, refusal, value_of
@@ -87,7 +89,7 @@ class Policies:
         with self._store.write() as session:
             _, own = _tolerant(self.file, self._own(session))
             after = {key: value for key, value in {**own, **asked}.items() if value is not None}
-            _whole(self.file, after)
+            _there(_whole(self.file, after), asked)
             fresh = {key: value for key, value in asked.items() if own.get(key) != value}
             if fresh:
                 version = next_number(session, f"settings/{self._project}", above=self._version(session))
@@ -142,9 +144,19 @@ class Policies:
 def _whole(file: HubSettings, own: Mapping[str, Any]) -> HubSettings:
     """The settings in force; SettingError when they do not go together."""
     settings = applied(file, own)
+    train = msgspec.structs.replace(settings.train, backbone=file.place(settings.train.backbone))
+    settings = msgspec.structs.replace(settings, train=train)
     if wrong := crossed(settings):
         raise refusal(wrong)
     return settings
+
+
+def _there(settings: HubSettings, asked: Mapping[str, Any]) -> None:
+    """SettingError when a file is asked for that is not there. Only then: one that went later shall fail the run that
+    needs it, and not be left out, which would train another backbone without a word."""
+    path = settings.train.backbone
+    if asked.get("train.backbone") and not Path(path).is_file():
+        raise refusal({"train.backbone": f"is {path!r}, which is no file here; allowed: a file that the hub can read"})
 
 
 def _tolerant(file: HubSettings, own: Mapping[str, Any]) -> tuple[HubSettings, dict[str, Any]]:

@@ -29,7 +29,7 @@ from hub.settings import HubSettings, TrainSettings
 from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Release, Run, Suspect
+from hub.tables import Image, Look, Release, Run, Suspect
 from hub.thresholds import Decision, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
@@ -440,7 +440,9 @@ def _slices(
             rows = session.exec(
                 select(Image.id, Image.camera, Image.flags, Image.captured_at).where(col(Image.id).in_(some))
             )
-            traits.update({one: Traits(camera, list(flags), at) for one, camera, flags, at in rows})
+            looked = set(session.exec(select(Look.image_id).where(col(Look.image_id).in_(some))))
+            for one, camera, flags, at in rows:
+                traits[one] = Traits(camera, list(flags) if one in looked else None, at)
     found = slices(
         new.right(holdout.y),
         [traits[one] for one in holdout.ids],

@@ -18,6 +18,8 @@ from shared.preprocess import Preprocess
 PLACES = ("hub.toml", ".hone/hub.toml", "/etc/hone/hub.toml")
 """Where a configuration is looked for, when neither --config nor HONE_HUB_CONFIG names one."""
 
+BACKBONES = (".tflite", ".pt2")
+"""Endings of what `train.backbone` may name."""
 
 Strengths = Annotated[tuple[Annotated[float, Meta(gt=0)], ...], Meta(min_length=1, max_length=100)]
 
@@ -80,9 +82,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     shrinkage: of the standardisation, see `hub.train`. epochs: at most; not of "linear", nor are the next five.
     patience: epochs without a lower out-of-fold loss before the end. batch_size: images in a step. learning_rate: of
     AdamW. dropout: share of a layer's inputs that is left out at random while training. device: "auto" takes a GPU
-    where there is one. precision: "mixed" computes in bfloat16 where that is safe; not of "linear". hidden: units of
-    the hidden layer of "mlp". blocks: the last ones of Lite0 that "blocks" trains. augment: random changes of images
-    for "blocks" and "full"; name only what leaves the label true.
+    where there is one, "cuda" insists; not of "linear". precision: "mixed" computes in bfloat16 where that is safe; not
+    of "linear". hidden: units of the hidden layer of "mlp". blocks: the last ones of Lite0 that "blocks" trains.
+    augment: random changes of images for "blocks" and "full"; name only what leaves the label true.
 
     costs: of calling an image of one class another: {class: cost of missing it}, or {class: {called: cost}}.
     recall: {class: the share of its images that shall be found}. One of both; it decides which label a camera gives.
@@ -207,6 +209,7 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything. state: folder for database, blobs and keys. cache: folder for converted backbones.
 
+    folder: where relative files and folders are looked for; once read, that of hub.toml unless it names another.
     database: SQLAlchemy URL; empty means SQLite in the state folder. beat_s: seconds between two beats of the hub's
     liveness counter. triage: what the project's cameras follow; None: each its own edge.toml. What `hub.policies` lists
     can be changed while the hub runs: ask it for what is in force.
@@ -214,6 +217,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     project: ProjectSettings
     name: str = "hub"
+    folder: str = ""
     state: str = "hub"
     cache: str = "cache"
     database: str = ""
@@ -228,6 +232,10 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     label: LabelSettings = LabelSettings()
     rollout: RolloutSettings = RolloutSettings()
     triage: TriageSettings | None = None
+
+    def place(self, name: str) -> str:
+        """Where a file or folder is that settings name; "" stays."""
+        return str(Path(self.folder) / name) if name else ""
 
     @property
     def state_folder(self) -> Path:
@@ -276,11 +284,8 @@ def read(path: Path) -> HubSettings:
         check_camera(camera)
     for site in settings.collect.sites:
         check_name(site, "site")
-    base = path.resolve().parent
-
-    def place(name: str) -> str:
-        return str(base / name) if name else ""
-
+    settings = msgspec.structs.replace(settings, folder=str(path.resolve().parent / settings.folder))
+    place = settings.place
     mqtt = msgspec.structs.replace(
         settings.mqtt,
         username=settings.mqtt.username or "hub",
@@ -314,10 +319,14 @@ def _crossed_triage(triage: TriageSettings | None, classes: Sequence[str]) -> di
         check(triage or TriageSettings(), classes)
     except ConfigError as error:
         return {error.subject: f"{error.what}. {error.remedy}"}
+    if triage and triage.rare and triage.rare not in classes:
+        return {"triage.rare": f"is {triage.rare!r}; allowed: one of {', '.join(classes)}"}
     return {}
 
 
 def _crossed_train(train: TrainSettings, classes: Sequence[str]) -> dict[str, str]:
+    if train.backbone and Path(train.backbone).suffix not in BACKBONES:
+        return {"train.backbone": f"is {train.backbone!r}; allowed: a file with the ending {' or '.join(BACKBONES)}"}
     if train.backbone and train.kind in ("blocks", "full"):
         return {"train.backbone": f"cannot be fine-tuned, only Lite0 can; allowed with train.kind {train.kind}: none"}
     if train.features != "pooled" and train.kind in ("blocks", "full"):
@@ -326,6 +335,10 @@ def _crossed_train(train: TrainSettings, classes: Sequence[str]) -> dict[str, st
         return {"train.features": "is for Lite0 only; allowed with a train.backbone: pooled"}
     if train.augment and train.kind in ("linear", "mlp"):
         return {"train.augment": f"changes images, and {train.kind} trains on stored embeddings; allowed: none"}
+    if train.device == "cuda" and train.kind == "linear":
+        return {"train.device": "is for what torch trains; allowed with train.kind linear: auto or cpu"}
+    if train.precision != "float32" and train.kind == "linear":
+        return {"train.precision": "is for what torch trains; allowed with train.kind linear: float32"}
     if train.costs and train.recall:
         return {"train.recall": "cannot be combined with train.costs; allowed: one of them"}
     allowed = f"allowed: {', '.join(classes)}"

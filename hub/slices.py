@@ -38,10 +38,13 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is known of an image beside its class. camera: "" for an imported one, whose time says nothing."""
+    """What is known of an image beside its class. camera: "" for an imported one, whose time says nothing.
+
+    conditions: what `verify` found; None: it never looked, as at imported images.
+    """
 
     camera: str
-    conditions: Sequence[str]
+    conditions: Sequence[str] | None
     at: datetime
 
 
@@ -50,7 +53,8 @@ def slices(
 ) -> list[Slice]:
     """Slice bool [n], whether the model is right, by the traits of the n images; before: the same of the old model.
 
-    An image is in one slice of each kind, but of conditions in as many as it has. A kind with one slice is left out.
+    An image is in one slice of each kind, but of conditions in as many as it has; in none of these when nobody looked
+    for any. A kind with one slice is left out.
     """
     members: dict[tuple[Kind, str], list[int]] = defaultdict(list)
     for index, keys in enumerate(_keys(traits)):
@@ -83,7 +87,8 @@ def _keys(traits: Sequence[Traits]) -> Iterator[list[tuple[Kind, str]]]:
     weeks = bool(times) and max(times) - min(times) > DAYS
     for one in traits:
         keys: list[tuple[Kind, str]] = [("camera", one.camera or IMPORTED)]
-        keys += [("condition", name) for name in sorted(set(one.conditions)) or [CLEAN]]
+        if one.conditions is not None:
+            keys += [("condition", name) for name in sorted(set(one.conditions)) or [CLEAN]]
         if one.camera:
             keys.append(("week", f"{one.at:%G-W%V}") if weeks else ("day", f"{one.at:%Y-%m-%d}"))
         yield keys

@@ -73,8 +73,8 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     value: priority in the spool, higher first. size, sha256: of the image file; ext: its kind. chunk_size: bytes of
     each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
     held: the camera keeps the image until the hub asks for it by `resend`; the hub keeps this message as a preview.
-    thumbnail: small JPEG, base64, embedding: float16, little-endian, base64, and backbone: sha256 of what made it; only
-    with `held`.
+    thumbnail: small JPEG, base64; only with `held`. embedding: float16, little-endian, base64, and backbone: sha256 of
+    what made it; with `held`, and of the random sample where the link is not thin.
     """
 
     id: EventId

@@ -20,6 +20,7 @@ import edge.__main__
 import hub.__main__
 from edge.settings import EdgeSettings
 from hub.collect import ASK_EACH
+from hub.options import SECTIONS
 from hub.settings import HubSettings
 from shared import errors, golden, ids, manifest, messages, policy, preprocess, topics
 from shared.files import chunks, sha256_hex
@@ -333,6 +334,11 @@ def test_every_setting_has_a_row_with_its_default(
         told = REQUIRED if default == REQUIRED else tomllib.loads(f"x = {code(default)}")["x"]
         wanted = list(expected[name]) if isinstance(expected[name], tuple) else expected[name]
         assert told == wanted, name
+
+
+def test_the_sections_that_change_while_the_hub_runs_are_named() -> None:
+    [named] = re.findall(r"a run reads it anew\.\s+(.*?)\s+can\s+also be changed", OPERATIONS, re.DOTALL)
+    assert re.findall(r"`(\w+)`", named) == list(SECTIONS)
 
 
 def test_the_settings_files_in_the_text_are_accepted() -> None:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Body, HTTPException, Path, Query
 from fastapi.responses import Response
 
 from hub.label import Desk
+from hub.looks import Flag
 from hub.options import options
 from hub.policies import Policies
 from hub.store import Store
@@ -126,9 +127,22 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         label: Text = "",
         split: Text = "",
         camera: Text = "",
+        flag: Flag | None = None,
+        suspect: bool = False,
     ) -> ImagePage:
-        """Stored images, the newest first. state: of the file, or where it stands in the label queue."""
-        return views.images.page(limit=limit, offset=offset, state=state, label=label, split=split, camera=camera)
+        """Stored images, the newest first. state: of the file, or where it stands in the label queue. flag: a finding
+        that they have, such as `dark`. suspect: only those whose label the newest run doubts, and nobody looked again.
+        """
+        return views.images.page(
+            limit=limit,
+            offset=offset,
+            state=state,
+            label=label,
+            split=split,
+            camera=camera,
+            flag=flag,
+            suspect=suspect,
+        )
 
     @api.get("/images/{image}")
     def one_image(image: RowId) -> ImageDetail:

@@ -8,7 +8,7 @@ import msgspec
 from hub.skew import Skew
 from hub.tables import Camera, Rollout
 from hub.web.models import CameraStatus, CameraView, Follows, PreviewCounts, RolloutView, SkewView
-from shared.messages import Reported, TriageState
+from shared.messages import Reported, SpoolState, TriageState
 from shared.policy import TriageSettings, to_wire
 
 
@@ -74,6 +74,10 @@ def camera_view(
             "spool_limit": said.spool.limit,
             "spool_dropped": said.spool.dropped,
             "spool_quarantined": said.spool.quarantined,
+            "audit_left": said.spool.audit_left,
+            "audit_dropped": said.spool.audit_dropped,
+            "audit_unspooled": said.spool.audit_unspooled,
+            "audit_words": _missing(said.spool),
             "reload": said.reload.state,
             "reload_percent": said.reload.percent,
             "swap_ms": said.reload.swap_ms,
@@ -83,6 +87,14 @@ def camera_view(
             "settings": said.settings,
         }
     )
+
+
+def audits_lost(cameras: Iterable[CameraView]) -> dict[str, int]:
+    """Camera -> how many images of the random sample it lost, where it has said; "" -> all of these cameras."""
+    found = {
+        one.name: one.audit_dropped + (one.audit_unspooled or 0) for one in cameras if one.audit_dropped is not None
+    }
+    return {**found, "": sum(found.values())} if found else {}
 
 
 def rollout_view(rollout: Rollout, cameras: Iterable[Camera]) -> RolloutView:
@@ -143,6 +155,16 @@ def _follows(said: TriageState | None, policy: Wanted) -> tuple[Follows, str]:
     if said.refused:
         return "refused", f"Cannot follow {name}: {said.refused}"
     return "waiting", f"Does not follow {name} yet"
+
+
+def _missing(spool: SpoolState) -> str:
+    """What the random sample lacks."""
+    lost = []
+    if spool.audit_dropped:
+        lost.append(f"{spool.audit_dropped} dropped from its spool")
+    if spool.audit_unspooled:
+        lost.append(f"{spool.audit_unspooled} not written since its start")
+    return f"Audit images lost, so its sample is not whole: {', '.join(lost)}" if lost else ""
 
 
 def _words(rollout: Rollout, running: int, wanted: int) -> str:

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 from sqlmodel import col, func, select
 
+from hub import again
 from hub.again import Ask
 from hub.label import Desk
+from hub.looks import Flag
 from hub.store import Store
 from hub.tables import Assignment, Image, Label, Look
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
@@ -34,8 +36,12 @@ class Images:
         label: str = "",
         split: str = "",
         camera: str = "",
+        flag: Flag | None = None,
+        suspect: bool = False,
     ) -> ImagePage:
-        """Images, the newest first. state: of the file, or where it stands in the label queue."""
+        """Images, the newest first. state: of the file, or where it stands in the label queue. flag: a finding that
+        they have. suspect: only those whose label is in doubt, see `hub.again`.
+        """
         where: list[Any] = [Image.project == self._project]
         if state in ("new", "verified", "unreadable", "lost"):
             where.append(Image.state == state)
@@ -46,6 +52,10 @@ class Images:
         for column, value in ((Image.label, label), (Image.split, split), (Image.camera, camera)):
             if value:
                 where.append(column == value)
+        if flag is not None:
+            where.append(col(Image.flags)[flag].as_float().is_not(None))
+        if suspect:
+            where.append(col(Image.id).in_(again.doubted(self._project)))
         with self._store.read() as session:
             total = session.exec(select(func.count()).select_from(Image).where(*where)).one()
             rows = session.exec(

@@ -280,7 +280,9 @@ class CameraView(View):
 
     previews: of images that it holds until somebody wants them. follows: whether it goes by the project's triage
     settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words. skew: how
-    far its embeddings are from the hub's.
+    far its embeddings are from the hub's. audit_left, audit_dropped: of the random sample, those that wait and those
+    that it had to let go, ever since its spool exists; audit_unspooled: those it could not keep, since its agent's
+    start; audit_words: what that means for the sample, or "" where it is whole.
     """
 
     name: str
@@ -306,6 +308,10 @@ class CameraView(View):
     spool_limit: int | None = None
     spool_dropped: int | None = None
     spool_quarantined: int | None = None
+    audit_left: int | None = None
+    audit_dropped: int | None = None
+    audit_unspooled: int | None = None
+    audit_words: str = ""
     reload: str | None = None
     reload_percent: float | None = None
     swap_ms: float | None = None

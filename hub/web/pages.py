@@ -10,10 +10,12 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.templating import Jinja2Templates
 
+from hub.looks import FLAGS
 from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
+from hub.web.cameras import audits_lost
 from hub.web.models import PreviewCounts, PreviewState
 from hub.web.policies import changes, settings_view
 from hub.web.previews import Order
@@ -59,10 +61,12 @@ class Pages:
 
         @pages.get("/cameras")
         def cameras(request: Request) -> Response:
+            found = views.cameras()
             return self._page(
                 request,
                 "cameras.html",
-                cameras=views.cameras(),
+                cameras=found,
+                lost=audits_lost(found),
                 drift={one.camera: one for one in views.proofs.drift()},
                 field=views.proofs.field(),
                 settings=self._policies.now().drift,
@@ -85,12 +89,17 @@ class Pages:
             label: Text = "",
             split: Text = "",
             camera: Text = "",
+            flag: Text = "",
+            suspect: Text = "",
         ) -> Response:
             chosen: dict[str, Any] = {"state": state, "label": label, "split": split, "camera": camera}
-            wanted = state if state in FILTERS else ""
-            found = views.images.page(
-                **{**chosen, "state": wanted or None}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE
-            )
+            chosen |= {"flag": flag, "suspect": "1" if suspect else ""}
+            wanted = {
+                "state": state if state and state in FILTERS else None,
+                "flag": flag if flag in FLAGS else None,
+                "suspect": bool(suspect),
+            }
+            found = views.images.page(**{**chosen, **wanted}, limit=PER_PAGE, offset=(page - 1) * PER_PAGE)
 
             return self._page(
                 request,
@@ -103,6 +112,7 @@ class Pages:
                 filters=FILTERS,
                 classes=self._settings.project.classes,
                 cameras=[one.name for one in views.cameras()],
+                flags=FLAGS,
                 previews=views.preview_counts(),
             )
 
@@ -137,7 +147,8 @@ class Pages:
 
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
-            return self._page(request, "image.html", image=_found(views.images.one(image), f"image {image}"))
+            found = _found(views.images.one(image), f"image {image}")
+            return self._page(request, "image.html", image=found, classes=self._settings.project.classes)
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:

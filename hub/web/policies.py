@@ -1,12 +1,16 @@
 """Read models of the settings that can be changed while the hub runs."""
 
-from hub.options import SECTIONS, doc_of, options, value_of
+from collections.abc import Sequence
+
+from hub.options import SECTIONS, Option, doc_of, options, value_of
 from hub.policies import InForce, Policies
 from hub.tables import ProjectSetting
 from hub.web.models import SectionView, SettingChange, SettingsView, SettingView
 
 HISTORY = 10_000
 """Changes that are looked through, at most, for the value before."""
+CLASS_KEYS = ("triage.rare", "retrain.positive")
+"""Settings that name a class of the project, or nothing."""
 
 
 def settings_view(policies: Policies) -> SettingsView:
@@ -25,24 +29,27 @@ def settings_view(policies: Policies) -> SettingsView:
 
 
 def _section(policies: Policies, now: InForce, section: str) -> list[SettingView]:
-    return [
-        SettingView(
-            key=one.key,
-            name=one.key.partition(".")[2],
-            kind=one.kind,
-            value=value_of(now.settings, one.key),
-            source=now.source(one.key, policies.file),
-            file=value_of(policies.file, one.key),
-            default=one.default,
-            allowed=one.allowed,
-            choices=list(one.choices),
-            low=one.low,
-            high=one.high,
-            doc=one.doc,
-        )
-        for one in options().values()
-        if one.section == section
-    ]
+    classes = policies.file.project.classes
+    return [_setting(one, policies, now, classes) for one in options().values() if one.section == section]
+
+
+def _setting(one: Option, policies: Policies, now: InForce, classes: Sequence[str]) -> SettingView:
+    """A setting; one that names a class is a choice among those of the project, or none."""
+    named = one.key in CLASS_KEYS
+    return SettingView(
+        key=one.key,
+        name=one.key.partition(".")[2],
+        kind="choice" if named else one.kind,
+        value=value_of(now.settings, one.key),
+        source=now.source(one.key, policies.file),
+        file=value_of(policies.file, one.key),
+        default=one.default,
+        allowed=f"one of {', '.join(classes)}, or nothing" if named else one.allowed,
+        choices=["", *classes] if named else list(one.choices),
+        low=one.low,
+        high=one.high,
+        doc=one.doc,
+    )
 
 
 def changes(policies: Policies, limit: int) -> list[SettingChange]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edge.agent import Agent
+from edge.backlog import embedding_of
 from edge.settings import read
 from shared import topics
 from shared.clock import SystemClock
@@ -327,6 +328,19 @@ def test_garbage_on_every_topic_is_counted_and_it_lives(plant: Plant, run: Calla
     wait_until(lambda: plant.reported and plant.reported.release == 9, "the next release")
 
 
+def test_the_random_sample_brings_its_embeddings(plant: Plant, run: Callable[..., Agent]) -> None:
+    pictures(plant.folder / "pictures")
+    plant.registry.release(7, MODEL)
+    plant.registry.plan(7)
+    run(plant.configure(triage="audit = 1.0\n"))
+    wait_until(lambda: len(plant.hub.disk) == PICTURES, "all events", seconds=20)
+    for event, _ in plant.hub.disk.values():
+        sent = embedding_of(event)
+        assert (event.why, event.backbone, event.thumbnail) == ("audit", sha256_hex(MODEL.backbone), None)
+        assert sent is not None
+        assert np.linalg.norm(sent.astype(np.float32)) > 0
+
+
 def test_a_thin_link_is_left_alone(plant: Plant, run: Callable[..., Agent]) -> None:
     """The pulse in place of the status, no results, and reports only for the reload."""
     pictures(plant.folder / "pictures")
@@ -334,7 +348,7 @@ def test_a_thin_link_is_left_alone(plant: Plant, run: Callable[..., Agent]) -> N
     plant.registry.plan(7)
     beats = Recorder()
     plant.connect("hub", beats, topics.hub_status("hub"))
-    path = plant.configure()
+    path = plant.configure(triage="audit = 1.0\n")
     path.write_text(path.read_text().replace("report_s = 0.2", "report_s = 3600") + "[link]\nthin = true\n")
     run(path)
     spool = plant.folder / "state" / "spool"
@@ -354,6 +368,7 @@ def test_a_thin_link_is_left_alone(plant: Plant, run: Callable[..., Agent]) -> N
 
     wait_until(pulse, "all events", seconds=20)
     wait_until(lambda: list(spool.glob("*_MD.json")) == [], "an empty spool")
+    assert all(event.embedding is None for event, _ in plant.hub.disk.values())
     run.stop()  # type: ignore[attr-defined]
     wait_until(lambda: plant.reported and plant.reported.spool.stored == PICTURES, "the last report")
     assert plant.results() == []

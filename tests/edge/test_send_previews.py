@@ -24,19 +24,30 @@ SIZE = 1000
 class Camera:
     """A spool and a sending thread on a broker in memory."""
 
-    def __init__(self, broker: FakeBroker, folder: Path, *, limit: int = 1 << 20, name: str = "camera") -> None:
+    def __init__(
+        self,
+        broker: FakeBroker,
+        folder: Path,
+        *,
+        limit: int = 1 << 20,
+        name: str = "camera",
+        embeddings: bool = False,
+    ) -> None:
         clock = SystemClock()
         self.spool = Spool(folder / "spool", limit=limit, quarantine_limit=1 << 20, keep_s=0, clock=clock)
         self.bus = FakeBus(broker, name)
         self.errors: Counter[str] = Counter()
         self.sending = Sending(
-            CAMERA, self.bus, self.spool, clock, self.errors, memory=folder / "epoch", noted=folder / "noted"
+            *(CAMERA, self.bus, self.spool, clock, self.errors),
+            memory=folder / "epoch",
+            noted=folder / "noted",
+            embeddings=embeddings,
         )
         self.sending.start()
         self.bus.start(Wires(self.bus, sending=self.sending))
 
     def add(self, number: int, *, held: bool = True, **fields: object) -> Event:
-        more = {"held": held, "thumbnail": "/9j/", "embedding": "ADwA"} if held else {"embedding": None}
+        more = {"held": held, "thumbnail": "/9j/", "embedding": "ADwA", "backbone": "ab" * 32}
         event, data = event_of(number, size=SIZE, **more, **fields)
         self.spool.add(event, data)
         self.sending.spooled(offer_of(event))
@@ -137,12 +148,19 @@ def test_a_preview_is_offered_whole_and_the_image_without_it(hub: Hub, make_came
     assert hub.gone == []
 
 
-def test_what_is_not_held_carries_no_embedding(hub: Hub, make_camera: Callable[..., Camera]) -> None:
-    camera = make_camera()
+@pytest.mark.parametrize(
+    ("why", "embeddings", "carried"), [("audit", True, True), ("audit", False, False), ("margin", True, False)]
+)
+def test_what_is_not_held_carries_an_embedding_only_as_part_of_the_random_sample(
+    hub: Hub, make_camera: Callable[..., Camera], *, why: str, embeddings: bool, carried: bool
+) -> None:
+    camera = make_camera(embeddings=embeddings)
     hub.beat()
-    camera.add(1, held=False)
+    camera.add(1, held=False, why=why)
     wait_until(lambda: hub.events, "the event")
-    assert (hub.events[0].held, hub.events[0].thumbnail, hub.events[0].embedding) == (False, None, None)
+    [sent] = hub.events
+    assert (sent.held, sent.thumbnail) == (False, None)
+    assert (sent.embedding, sent.backbone) == (("ADwA", "ab" * 32) if carried else (None, None))
 
 
 def test_noted_ones_are_not_offered_after_a_restart_until_the_epoch_changes(

@@ -111,11 +111,11 @@ def add_image(store: Store, data: bytes | None = None, **fields: object) -> int:
         return image.id
 
 
-def commit(store: Store, *blobs: bytes, camera: str = "site/cam-1") -> list[str]:
-    """Store images as the collector does, in a segment and by rows; returns their event ids."""
+def commit(store: Store, *blobs: bytes, camera: str = "site/cam-1", **fields: object) -> list[str]:
+    """Store images as the collector does, in a segment and by rows; returns their event ids. fields: of the events."""
     told: list[Round] = []
     committer = Committer(store, SystemClock(), told.append, batch=256)
-    events = [event_of(one) for one in blobs]
+    events = [event_of(one, **fields) for one in blobs]
     for event, data in zip(events, blobs, strict=True):
         committer.put(Complete(camera, event, data))
     committer.start()

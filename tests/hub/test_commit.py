@@ -172,6 +172,27 @@ def test_the_embedding_that_a_preview_brought_outlives_it(rounds: Rounds) -> Non
     assert found == [(CAMERA, images[0].event.id, b"\x01\x02", None)]
 
 
+def test_the_embedding_that_an_image_brings_itself_is_kept_to_compare(rounds: Rounds) -> None:
+    first, second, third, broken = (
+        complete(random.Random(seed).randbytes(500), embedding=text)
+        for seed, text in enumerate(("AQI=", "AwQ=", None, "no base64"))
+    )
+    add_preview(rounds.store, CAMERA, second, embedding=b"\x07\x08")
+    result = rounds.one([first, second, third, broken])
+    assert len(result.stored) == 4
+    rounds.one([first])
+    with rounds.store.read() as session:
+        found = {row.event_id: (row.vector, row.distance) for row in session.exec(select(Skew))}
+    assert found == {first.event.id: (b"\x01\x02", None), second.event.id: (b"\x03\x04", None)}
+
+
+def test_rows_of_skew_cost_a_round_nothing_where_no_image_brings_an_embedding(rounds: Rounds) -> None:
+    told: list[str] = []
+    happening.listen(rounds.store.engine, "before_cursor_execute", lambda *given: told.append(given[2]))
+    rounds.one(some(1, 2))
+    assert sum("INTO skew" in one for one in told) == 1, "those that previews brought"
+
+
 def add_preview(store: Store, camera: str, one: Complete, embedding: bytes = b"") -> None:
     with store.write() as session:
         session.add(

@@ -108,6 +108,37 @@ def test_choices():
     ]
 
 
+def test_uploads_have_quoted_names_and_what_is_no_address_stays():
+    names = ["/data/upload/1/a%20b.png", "/elsewhere/a%20b.png", "a%20b.png", "http://[half/a.png"]
+    rows, bad = read_label_studio(studio(*(task(one, "good") for one in names)))
+    assert [one.path for one in rows] == ["/data/upload/1/a b.png", *names[1:]]
+    assert bad == []
+
+
+def test_no_split_may_be_written_as_null():
+    one = task("a.png", "good")
+    one["data"]["split"] = None
+    assert read_label_studio(studio(one)) == ([Row("task 4", "a.png", "good")], [])
+    images = [{"id": 1, "file_name": "a.png", "split": None}]
+    annotations = [{"id": 5, "image_id": 1, "category_id": 7}]
+    assert read_coco(coco(images=images, annotations=annotations))[0] == [Row("image 1", "a.png", "crack")]
+
+
+def test_numbers_of_coco_may_be_written_as_fractions():
+    images = [{"id": 1.0, "file_name": "a.png"}, {"id": 2.5, "file_name": "b.png"}, {"id": True, "file_name": "c.png"}]
+    annotations = [{"id": 5, "image_id": 1, "category_id": 7.0}]
+    rows, bad = read_coco(coco(images=images, annotations=annotations))
+    assert rows == [Row("image 1", "a.png", "crack")]
+    assert [one.why for one in bad] == ["has no id or no file_name"] * 2
+
+
+def test_label_studio_finds_what_is_written_for_it():
+    items = [Item("images/a b+c%20#1?.png", "good", "train", 3, 4)]
+    [written] = json.loads(write_label_studio(items, CLASSES))
+    assert written["data"]["image"] == "/data/local-files/?d=images/a%20b%2Bc%2520%231%3F.png"
+    assert read_label_studio(write_label_studio(items, CLASSES))[0][0].path == items[0].path
+
+
 def test_two_who_disagree_are_no_label():
     one = task("a.png", "good")
     one["annotations"] += task("a.png", "defect")["annotations"]
@@ -160,7 +191,7 @@ def test_whatever_is_inside_no_image_is_passed_over(images, annotations, categor
 ITEMS = [
     Item("images/a.png", CLASSES[0], "train", 3, 4),
     Item('images/b "1", ü.png', CLASSES[1], "holdout", 30, 40),
-    Item("images/c.png", CLASSES[2], "train", 1, 1),
+    Item("images/c%20d+e&d=f#g.png", CLASSES[2], "train", 1, 1),
 ]
 
 

@@ -83,6 +83,38 @@ def test_the_class_of_interest_must_be_one(policies: Policies, store: Store, clo
         other.set({"retrain.every_positives": 6, "retrain.positive": None}, operator="")
 
 
+def test_a_backbone_is_looked_for_where_hub_toml_is_and_must_be_there(
+    tmp_path: Path, file: HubSettings, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    policies = Policies(msgspec.structs.replace(file, folder=str(tmp_path)), store, clock)
+    for name, says in (("nope/none.tflite", "nope/none.tflite', which is no file here"), ("x.onnx", "the ending")):
+        with pytest.raises(SettingError, match=says) as caught:
+            policies.set({"train.backbone": name}, operator="")
+        assert set(caught.value.fields) == {"train.backbone"}
+    assert rows(store) == []
+    own = tmp_path / "own.tflite"
+    own.write_bytes(b"it is looked into by the run")
+    assert policies.set({"train.backbone": "own.tflite"}, operator="").settings.train.backbone == str(own)
+    assert rows(store)[0][2] == "own.tflite", "the folder may move"
+    own.unlink()
+    policies.set({"train.seed": 3}, operator="")
+    assert policies.now().train.backbone == str(own), "its run fails, and no other backbone is trained"
+    assert policies.set({"train.backbone": ""}, operator="").settings.train.backbone == ""
+
+
+def test_what_would_have_no_effect_is_refused(policies: Policies, store: Store) -> None:
+    for values in ({"train.device": "cuda"}, {"train.precision": "mixed"}, {"triage.rare": "crack"}):
+        with pytest.raises(SettingError, match="allowed") as caught:
+            policies.set(values, operator="")
+        assert set(caught.value.fields) == set(values)
+    assert rows(store) == []
+    policies.set({"train.kind": "mlp", "train.device": "cuda", "train.precision": "mixed"}, operator="")
+    with pytest.raises(SettingError, match=r"train.device .* allowed with train.kind linear: auto or cpu"):
+        policies.set({"train.kind": "linear"}, operator="")
+
+
 def test_to_retrain_on_drift_takes_tests_for_drift(policies: Policies, store: Store, clock: FakeClock) -> None:
     policies.set({"retrain.on_drift": True}, operator="")
     with pytest.raises(SettingError, match=r"retrain.on_drift needs tests for drift"):

@@ -18,7 +18,7 @@ from hub.export import export_head
 from hub.release import PARTS, model_of
 from hub.run import again, execute
 from hub.settings import DriftSettings, SplitSettings
-from hub.tables import Assignment, Embedding, Image, Reference, Release, Run, Suspect
+from hub.tables import Assignment, Embedding, Image, Look, Reference, Release, Run, Suspect
 from hub.train import train_head
 from hub.underway import LEASE, Story
 from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
@@ -249,6 +249,16 @@ def audits(store, count, start, **fields):
     ]
 
 
+def looked_at(store, images, dark):
+    """As `verify` leaves them."""
+    with store.write() as session:
+        for one in images:
+            row = session.get(Image, one)
+            row.flags = {"dark": 0.9} if one in dark else {}
+            session.add(row)
+            session.add(Look(image_id=one, bits=b"", up=0.0, down=0.0, view=b"", sharp=b"", soft=b""))
+
+
 def side_of(store, image):
     with store.read() as session:
         found = session.get(Assignment, image)
@@ -261,6 +271,7 @@ def test_audit_images_extend_the_holdout_and_every_score_names_the_version(learn
     assert (first.holdout, first.reason) == (1, "there is no release to compare with; measured on holdout version 1")
     release_with(store, first, wrong_head(store, first))
     new = audits(store, 12, 9000)
+    looked_at(store, new, dark=new[::3])
     execute(with_split(settings, share=0.5), store, queue(store), clock)
     run = get_run(store, 2)
     held = [one for one in new if side_of(store, one) == ("holdout", 2)]
@@ -272,6 +283,12 @@ def test_audit_images_extend_the_holdout_and_every_score_names_the_version(learn
         "imported": 44,
         "site/cam-1": len(held),
     }
+    dark = len(set(held) & set(new[::3]))
+    assert 0 < dark < len(held)
+    assert {one["name"]: one["n"] for one in run.slices if one["kind"] == "condition"} == {
+        "dark": dark,
+        "nothing found": len(held) - dark,
+    }, "nobody looked at the imported ones"
 
 
 def with_split(settings, **fields):

@@ -117,6 +117,9 @@ def test_the_configuration_is_looked_for_in_order(tmp_path, monkeypatch):
         ('features = "stages"\nbackbone = "a.pt2"', "train.features is for Lite0 only; allowed with a train.backbone"),
         ('features = "all"', r"Invalid enum value 'all'"),
         ('kind = "mlp"\naugment = ["gain"]', "train.augment changes images, and mlp trains on stored embeddings"),
+        ('backbone = "a.onnx"', r"train.backbone is 'a.onnx'; allowed: a file with the ending \.tflite or \.pt2"),
+        ('device = "cuda"', "train.device is for what torch trains; allowed with train.kind linear: auto or cpu"),
+        ('precision = "mixed"', "train.precision is for what torch trains; allowed with train.kind linear: float32"),
         ("costs = {crack = 2.0}", "train.costs names 'crack', which is no class; allowed: good, defect"),
         ("costs = {good = {crack = 2.0}}", "train.costs names 'crack', which is no class"),
         ("costs = {good = {good = 2.0}}", "train.costs says that 'good' called 'good' costs 2; allowed: 0"),
@@ -135,3 +138,16 @@ def test_training_settings_as_a_file_gives_them(tmp_path):
     assert (train.augment, train.costs) == (("flip_horizontal", "gain"), {"defect": {"good": 5.0}})
     own = read(write(tmp_path, f'{GOOD}[train]\nbackbone = "models/own.tflite"\n')).train
     assert own.backbone == str(tmp_path / "models" / "own.tflite")
+    gpu = read(write(tmp_path, f'{GOOD}[train]\nkind = "mlp"\ndevice = "cuda"\nprecision = "mixed"\n')).train
+    assert (gpu.device, gpu.precision) == ("cuda", "mixed")
+
+
+def test_relative_files_are_looked_for_in_another_folder_where_one_is_named(tmp_path):
+    settings = read(write(tmp_path, f'folder = "data"\n{GOOD}[train]\nbackbone = "own.tflite"\n'))
+    assert settings.state == str(tmp_path / "data" / "hub")
+    assert settings.train.backbone == str(tmp_path / "data" / "own.tflite")
+
+
+def test_the_class_of_interest_of_triage_must_be_one_also_while_no_strategy_uses_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"triage.rare is 'crack'; allowed: one of good, defect"):
+        read(write(tmp_path, f'{GOOD}[triage]\nstrategy = "margin"\nrare = "crack"\n'))

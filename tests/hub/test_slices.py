@@ -11,7 +11,7 @@ from tests.hub.making import NOW
 
 
 def traits(camera="site/a", conditions=(), days=0.0):
-    return Traits(camera, list(conditions), NOW + timedelta(days=days))
+    return Traits(camera, None if conditions is None else list(conditions), NOW + timedelta(days=days))
 
 
 def by_name(found, kind):
@@ -42,6 +42,16 @@ def test_an_image_counts_under_each_of_its_conditions():
         "dark": (2, 0.5),
         "nothing found": (2, 0.5),
     }
+
+
+def test_an_image_that_nobody_looked_at_is_no_image_without_findings():
+    marks = [traits(conditions=["dark"]), traits(), traits("", conditions=None), traits("", conditions=None)]
+    found = slices(np.array([0, 1, 0, 0], bool), marks, minimum=1)
+    assert {name: (one.n, one.accuracy.value) for name, one in by_name(found, "condition").items()} == {
+        "dark": (1, 0.0),
+        "nothing found": (1, 1.0),
+    }
+    assert by_name(found, "camera")["imported"].n == 2
 
 
 @pytest.mark.parametrize(("days", "kind", "names"), [

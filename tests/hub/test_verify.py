@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
+from edge.backlog import encode_embedding
 from hub.tables import Embedding, Image, Label, Look, Release, Skew
 from hub.verify import Verifier
 from shared.litert import Part
@@ -14,7 +15,7 @@ from shared.manifest import ModelSpec, PartSpec
 from shared.preprocess import Preprocess, decode, encode_jpeg, encode_png, to_input
 from tests.fakes.listener import wait_until
 from tests.fakes.models import mean_backbone
-from tests.hub.making import NOW, add_image, add_vector, get_image, picture
+from tests.hub.making import NOW, add_image, add_vector, commit, get_image, picture
 
 HOW = Preprocess(size=16)
 
@@ -216,6 +217,17 @@ def test_the_embedding_that_the_camera_sent_is_compared(store, start, backbone, 
         return
     assert found.vector == b""
     assert 0 <= found.distance < 1e-6
+
+
+def test_a_camera_without_previews_is_compared_by_what_its_audit_events_bring(store, start, backbone):
+    data = picture(3, side=300)
+    own = backbone.run(to_input(decode(data), HOW))[0]
+    released(store, 3, "b" * 64)
+    [event] = commit(store, data, why="audit", embedding=encode_embedding(own), backbone="b" * 64)
+    start(lambda: ("b" * 64, backbone))
+    settled(store, 1)
+    with store.read() as session:
+        assert 0 <= session.get(Skew, ("site/cam-1", event)).distance < 1e-6
 
 
 def test_what_is_far_from_the_training_images_is_novel(store, start, backbone):

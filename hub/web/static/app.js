@@ -86,7 +86,7 @@ document.addEventListener("submit", (event) => {
   for (const one of event.target.querySelectorAll("select")) if (one.value === "") one.disabled = true; // short addresses
 });
 
-function refresh() {
+export function refresh() {
   for (const one of document.querySelectorAll("[data-live]")) window.htmx?.trigger(one, "refresh");
 }
 

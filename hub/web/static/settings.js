@@ -20,6 +20,7 @@ function typed(row) {
   const { kind } = row.dataset;
   const one = field(row);
   if (kind === "switch") return one.checked;
+  if (kind === "choice") return one.value; // the hub's own words, whatever spaces they have
   const given = one.value.trim();
   if (kind === "integer" || kind === "number") return number(given);
   if (kind === "list") return given === "" ? [] : given.split(",").map((part) => number(part.trim()));

@@ -102,6 +102,36 @@ def test_images_are_filtered_and_paged(web: TestClient, made: Seeded) -> None:
     assert 0 < defects["total"] == sum(one["label"] == "defect" for one in everything["items"])
 
 
+def test_images_with_a_finding_and_labels_in_doubt_are_found(web: TestClient, made: Seeded) -> None:
+    everything = web.get("/api/images?limit=200").json()["items"]
+    blurred = {one["id"] for one in everything if "blurred" in one["flags"]}
+    found = web.get("/api/images?flag=blurred&limit=200").json()
+    assert {one["id"] for one in found["items"]} == blurred != set()
+    assert found["total"] == len(blurred)
+    with made.store.write() as session:
+        row = session.get(Image, min(blurred))
+        assert row is not None
+        row.flags = {**row.flags, "copy": 0.0}
+        session.add(row)
+    assert [one["id"] for one in web.get("/api/images?flag=copy").json()["items"]] == [min(blurred)]
+    assert web.get("/api/images?flag=nonsense").status_code == 422
+    assert f'href="/images/{min(blurred)}"' in web.get("/images?flag=copy").text
+    assert web.get('/images?flag=a"b').status_code == 200, "as any other choice that is none"
+
+    assert web.get("/api/images?suspect=true").json()["total"] == 0
+    label = next(one for one in everything if one["label"])
+    with made.store.write() as session:
+        run = session.exec(select(Run.id).where(Run.state == "done").order_by(col(Run.id).desc())).first()
+        session.add(Suspect(run_id=run, image_id=label["id"], label=label["label"], guess="good", confidence=0.1))
+    assert [one["id"] for one in web.get("/api/images?suspect=true").json()["items"]] == [label["id"]]
+    assert web.get("/api/images?suspect=true&flag=view").json()["total"] == 0
+    assert f'href="/images/{label["id"]}"' in web.get("/images?suspect=1").text
+    assert 'href="/images?suspect=1"' in web.get("/").text
+    other = "good" if label["label"] == "defect" else "defect"
+    web.post("/api/labels", json={"image": label["id"], "name": other, "operator": "Mira"})
+    assert web.get("/api/images?suspect=true").json()["total"] == 0, "the run doubted another label"
+
+
 def test_the_file_is_the_very_bytes_and_cached_for_ever(web: TestClient, made: Seeded) -> None:
     answer = web.get("/api/images/1/file")
     with made.store.read() as session:

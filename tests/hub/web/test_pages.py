@@ -291,6 +291,58 @@ def test_filters_lead_to_short_addresses(open_page: Open, made: Seeded) -> None:
     assert page.locator(".tile").count() < 24
 
 
+def test_findings_are_shown_and_filtered_by(open_page: Open, made: Seeded) -> None:
+    page = open_page("/images").page
+    page.locator("#f-flag").select_option("blurred")
+    page.wait_for_url("**/images?flag=blurred")
+    expect(page.locator(".tile .flags").first).to_have_text("blurred")
+    assert page.locator(".tile").count() == page.locator(".tile .flags").count() < 24
+    page.locator(".tile").first.click()
+    page.get_by_role("link", name="blurred").click()
+    page.wait_for_url("**/images?flag=blurred")
+    page.locator("#f-suspect").select_option("1")
+    page.wait_for_url("**/images?flag=blurred&suspect=1")
+    expect(page.get_by_text("No image matches")).to_be_visible()
+
+
+def test_a_wrong_label_is_put_right_where_it_is_seen(open_page: Open, made: Seeded) -> None:
+    since = newest(made)
+    page = open_page("/runs/4").page
+    page.locator("#broken img").first.click()
+    expect(page.locator("h1")).to_have_text("Image 7")
+    expect(page.locator("#operator")).to_have_value("Mira")
+    page.keyboard.press("2")
+    expect(page.locator("#as-2")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".history li").first).to_contain_text("defect by Mira")
+    expect(page.locator(".panel .big").first).to_have_text("defect")
+    page.locator("#as-1").click()
+    expect(page.locator(".history li").first).to_contain_text("good by Mira")
+    page.keyboard.press("s")
+    expect(page.locator(".panel .big").first).to_have_text("Skipped")
+    expect(page.locator("#skip")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("u")
+    expect(page.locator(".panel .big").first).to_have_text("good")
+    expect(page.locator("#operator")).to_have_value("Mira")
+    assert decisions(made, since) == [
+        (7, "label", "defect", "Mira"),
+        (7, "label", "good", "Mira"),
+        (7, "skip", "", "Mira"),
+        (7, "undo", "", "Mira"),
+    ]
+
+
+def test_nobody_labels_an_image_without_a_name(open_page: Open, made: Seeded) -> None:
+    since = newest(made)
+    page = open_page("/images/9", operator=None).page
+    page.keyboard.press("1")
+    expect(page.locator("#operator")).to_be_focused()
+    expect(page.locator("#toasts")).to_contain_text("Say who you are first")
+    page.keyboard.type("Jo1")
+    page.locator("#as-1").click()
+    expect(page.locator(".history li").first).to_contain_text("by Jo1")
+    assert [one[3] for one in decisions(made, since)] == ["Jo1"]
+
+
 def test_a_group_is_decided_and_taken_back_by_keys(open_page: Open, made: Seeded) -> None:
     since, total = newest(made), made.desk.counts().waiting
     page = open_page("/label/clusters").page

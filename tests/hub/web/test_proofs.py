@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 
-from hub.tables import HoldoutVersion, Run, Watch
+from hub.tables import Camera, HoldoutVersion, Run, Watch
 from tests.hub.making import add_image
 from tests.hub.web.conftest import Watched
 from tests.hub.web.seed import DOUBT, Seeded
@@ -125,3 +125,35 @@ def test_a_look_at_an_earlier_release_says_nothing_of_this_one(open_page: Open, 
         session.add(look)
     row = open_page("/cameras").page.locator("#drift-line-2-top")
     expect(row).to_contain_text("Not enough audit images of this release yet")
+
+
+def test_losses_of_the_random_sample_are_told_where_it_is_used(open_page: Open, web: TestClient, made: Seeded) -> None:
+    audits(made, "line-1/top", 3, count=40, right=36)
+    audits(made, "line-1/side", 3, count=40, right=36)
+    whole = web.get("/api/cameras/line-1/top").json()
+    assert (whole["audit_left"], whole["audit_dropped"], whole["audit_unspooled"], whole["audit_words"]) == (
+        0,
+        0,
+        0,
+        "",
+    )
+    assert 'id="spoilt"' not in web.get("/cameras").text
+    with made.store.write() as session:
+        camera = session.get(Camera, "line-1/top")
+        assert camera is not None
+        spool = {**camera.reported["spool"], "audit_left": 3, "audit_dropped": 7, "audit_unspooled": 2}
+        camera.reported = {**camera.reported, "spool": spool}
+        session.add(camera)
+    told = web.get("/api/cameras/line-1/top").json()
+    assert (told["audit_left"], told["audit_dropped"], told["audit_unspooled"]) == (3, 7, 2)
+    page = open_page("/cameras").page
+    expect(page.locator("#spoilt li")).to_have_text(f"line-1/top: {told['audit_words']}")
+    expect(page.locator("#spoilt")).to_contain_text("7 dropped from its spool, 2 not written since its start")
+    rows = page.locator("#field tbody tr")
+    for camera, lost in (("all cameras", "9"), ("line-1/top", "9"), ("line-1/side", "0")):
+        expect(rows.filter(has_text=camera).locator("td").last).to_have_text(lost)
+    expect(open_page("/").page.locator("#camera-line-1-top")).to_contain_text("9 of the audit lost")
+
+
+def test_a_camera_that_has_not_reported_says_nothing_of_its_audit(web: TestClient) -> None:
+    assert web.get("/api/cameras/line-3/rework").json()["audit_dropped"] is None

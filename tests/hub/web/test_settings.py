@@ -194,6 +194,27 @@ def test_every_kind_of_setting_is_sent_as_what_it_is(open_page: Open, policies: 
     expect(page.get_by_role("button", name="Save train")).to_be_disabled()
 
 
+def test_a_class_of_interest_is_chosen_among_the_projects_classes(
+    open_page: Open, web: TestClient, policies: Policies
+) -> None:
+    page = open_page("/settings").page
+    for key, name in (("triage.rare", "rare"), ("retrain.positive", "positive")):
+        told = by_key(web.get("/api/settings").json())[key]
+        assert (told["kind"], told["choices"]) == ("choice", ["", "good", "defect"])
+        assert told["allowed"] == "one of good, defect, or nothing"
+        row = page.locator(f"[data-key='{key}']")
+        expect(row.locator("option")).to_have_text(["none named", "good", "defect"])
+        row.get_by_label(name, exact=True).select_option("good")
+        page.get_by_role("button", name=f"Save {key.partition('.')[0]}").click()
+        expect(row.get_by_text("Set here")).to_be_visible()
+    now = policies.now()
+    assert (now.triage and now.triage.rare, now.retrain.positive) == ("good", "good")
+    page.locator("[data-key='retrain.positive'] select").select_option("")
+    page.get_by_role("button", name="Save retrain").click()
+    expect(page.locator(".toast")).to_have_count(3)
+    assert policies.now().retrain.positive == ""
+
+
 def test_a_wrong_value_is_told_beside_its_field(open_page: Open, policies: Policies) -> None:
     page = open_page("/settings", strict=False).page
     page.get_by_label("folds", exact=True).fill("1")
