@@ -217,36 +217,6 @@ def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSetti
     return settings.train, None, Standing()
 
 
-def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int:
-    """Queue a run with the settings and the data of an earlier one; returns its id. TrainError when that cannot be."""
-    project = settings.project
-    with store.read() as session:
-        old = session.get(Run, run_id)
-    if old is None or old.project != project.name:
-        raise TrainError("does not exist", subject=f"run {run_id}")
-    if not old.snapshot or recalled(store, project.name, project.classes, old.snapshot) is None:
-        raise TrainError("did not keep its data", subject=f"run {run_id}", remedy="Start a new run")
-    same = {"classes": project.classes, "preprocess": msgspec.to_builtins(project.preprocess)}
-    if differ := [name for name, value in same.items() if old.settings.get(name) != value]:
-        raise TrainError(
-            f"had another project.{' and project.'.join(differ)}", subject=f"run {run_id}", remedy="Set that as it was"
-        )
-    with store.write() as session:
-        run = Run(
-            project=project.name,
-            why=f"run {run_id} again",
-            created_at=clock.utc(),
-            snapshot=old.snapshot,
-            settings=old.settings,
-            holdout=old.holdout,
-            left_out=old.left_out,
-            doubt=old.doubt,
-        )
-        session.add(run)
-        session.flush()
-    return run.id or 0
-
-
 def _versions() -> dict[str, str]:
     """Of what a result may depend on."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

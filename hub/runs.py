@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from hub.store import Store
 from hub.tables import Run
@@ -34,26 +34,24 @@ class Runs:
         """End the run that is under way; the next start takes it up again."""
         if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._end(self.process)
         self._put_back()
 
     def queue(self, why: str) -> int:
         """Queue a run; returns its id. TrainError when one is under way already."""
         with self._store.write() as session:
-            busy = session.exec(
-                select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
-            ).first()
-            if busy is not None:
-                raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
+            self._check_idle(session)
             run = Run(project=self._project, why=why, created_at=self._clock.utc(), step="waiting to start")
             session.add(run)
             session.flush()
         return run.id or 0
+
+    def make_way(self) -> None:
+        """End what is left of a run that was cancelled a moment ago. TrainError when one is under way."""
+        with self._store.read() as session:
+            self._check_idle(session)
+        if self.process is not None:
+            self._end(self.process)
 
     def cancel(self, run_id: int) -> None:
         """Cancel a queued or running run."""
@@ -97,6 +95,22 @@ class Runs:
             command = [sys.executable, "-m", "hub", "train", "--config", str(self._config), "--run", str(run.id)]
             self.process = subprocess.Popen(command)
             self._run_id = run.id
+
+    def _check_idle(self, session: Session) -> None:
+        busy = session.exec(
+            select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
+        ).first()
+        if busy is not None:
+            raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def _settle(self, code: int) -> None:
         """The run's process ended."""

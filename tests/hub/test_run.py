@@ -11,16 +11,18 @@ from sqlmodel import col, select
 
 import hub.checkpoint
 import hub.run
-from hub import embed
+from hub import embed, named
 from hub.dataset import snapshot
 from hub.drift import Sample
 from hub.export import export_head
 from hub.release import PARTS, model_of
-from hub.run import again, execute
+from hub.repeat import again, resume
+from hub.run import execute
+from hub.runs import Runs
 from hub.settings import DriftSettings, SplitSettings
 from hub.tables import Assignment, Embedding, Image, Reference, Release, Run, Suspect
 from hub.train import train_head
-from hub.underway import LEASE, Story
+from hub.underway import LEASE, Lease, Story
 from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
 from shared.golden import check
 from shared.golden import decode as decode_golden
@@ -531,6 +533,80 @@ def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_with_its_own_dat
     assert seen[0] == 3
     assert (run.state, run.snapshot, run.train_images) == ("done", before.snapshot, 16)
     assert not list((tmp_path / "cache").glob("*.checkpoint"))
+
+
+def test_a_cancelled_run_is_resumed_from_its_checkpoint_with_its_own_data_and_settings(
+    learned, clock, monkeypatch, tmp_path
+):
+    settings, store = learned
+    settings = msgspec.structs.replace(with_train(settings, **MLP), cache=str(tmp_path / "cache"))
+    shutil.copytree(CACHE, tmp_path / "cache")
+    monkeypatch.setattr(hub.checkpoint, "EVERY_S", 0)
+    runs, told, seen = Runs("cells", tmp_path / "hub.toml", store, clock), Story.told, []
+
+    def cancelling(self, progress):
+        told(self, progress)
+        seen.append(progress.step)
+        if progress.step == 3:
+            runs.cancel(number)
+            self._lease.write()
+
+    monkeypatch.setattr(Story, "told", cancelling)
+    number = queue(store)
+    with pytest.raises(RunCancelledError):
+        execute(settings, store, number, clock)
+    cancelled = get_run(store, number)
+    with store.read() as session:
+        assert cancelled.snapshot in named.parts(session), "neither backup nor fsck may forget its data"
+    add_image(store, picture(7000), label="good", decided=True)
+    resume(settings, store, number)
+    row = get_run(store, number)
+    assert (row.state, row.attempts, row.ended_at, row.pid) == ("queued", 0, None, None)
+    seen.clear()
+    monkeypatch.setattr(Story, "told", lambda self, progress: (seen.append(progress.step), told(self, progress)))
+    execute(with_train(settings, seed=5), store, number, clock)
+    run = get_run(store, number)
+    assert seen[0] == 3
+    assert (run.state, run.snapshot, run.settings["seed"]) == ("done", cancelled.snapshot, 0)
+
+
+def test_a_failed_run_is_resumed_and_what_cannot_be_is_told(learned, clock):
+    settings, store = learned
+    number = queue(store)
+    with store.write() as session:
+        run = session.get(Run, number)
+        run.sqlmodel_update({"state": "failed", "error": "no room", "attempts": 3, "ended_at": NOW})
+        session.add(run)
+    resume(settings, store, number)
+    assert (get_run(store, number).state, get_run(store, number).error) == ("queued", "")
+    with pytest.raises(TrainError, match=f"run {number}: cannot be resumed.*It is queued"):
+        resume(settings, store, number)
+    with pytest.raises(TrainError, match=r"run 1: cannot be resumed.*It is done"):
+        resume(settings, store, 1)
+    with pytest.raises(TrainError, match="run 9: does not exist"):
+        resume(settings, store, 9)
+    with store.write() as session:
+        run = session.get(Run, 1)
+        run.state = "cancelled"
+        session.add(run)
+    classes = msgspec.structs.replace(settings.project, classes=["good", "defect", "crack"])
+    with pytest.raises(TrainError, match=r"run 1: had another project\.classes"):
+        resume(msgspec.structs.replace(settings, project=classes), store, 1)
+    store.blobs.path(get_run(store, 1).snapshot).unlink()
+    with pytest.raises(TrainError, match="run 1: did not keep its data"):
+        resume(settings, store, 1)
+    assert get_run(store, 1).state == "cancelled"
+
+
+def test_a_process_that_has_not_seen_its_end_loses_a_run_that_was_resumed(learned, clock):
+    settings, store = learned
+    runs, number = Runs("cells", settings.state_folder / "hub.toml", store, clock), queue(store)
+    with Lease(store, number, clock) as lease:
+        runs.cancel(number)
+        resume(settings, store, number)
+        with pytest.raises(RunCancelledError):
+            lease.write(progress=0.9)
+    assert (get_run(store, number).state, get_run(store, number).progress) == ("queued", 0)
 
 
 def test_fine_tuned_blocks_are_a_new_backbone_with_embeddings_of_all_images(learned, clock):
