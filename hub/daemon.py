@@ -82,7 +82,7 @@ class Daemon:
         self.desk = Desk(
             store, self._project, settings.project.classes, clock, settings=lambda: self._policies.now().label
         )
-        self._runs = Runs(self._project, config, store, clock)
+        self._runs = Runs(self._project, config, settings.cache_folder, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
         self._expire_at = float("-inf")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sqlmodel import col, delete, select
 
 from hub import drift, embed, split, suspects, watch
-from hub.checkpoint import Checkpoint
+from hub.checkpoint import Checkpoint, path_of
 from hub.dataset import Snapshot, recalled, snapshot
 from hub.evaluate import Evaluation, compare, evaluate
 from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
@@ -228,7 +228,7 @@ def _checkpoint(settings: HubSettings, run_id: int, train: TrainSettings, data: 
     name = hashlib.sha256(
         msgspec.json.encode([*decides, str(settings.state_folder), msgspec.to_builtins(settings.project.preprocess)])
     ).hexdigest()
-    return Checkpoint(settings.cache_folder / f"run-{name[:16]}.checkpoint", name)
+    return Checkpoint(path_of(settings.cache_folder, name), name)
 
 
 def _embedded(

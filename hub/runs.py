@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlmodel import Session, col, select
 
+from hub import checkpoint
 from hub.store import Store
 from hub.tables import Run
 from shared.clock import Clock
@@ -14,17 +15,21 @@ from shared.errors import TrainError
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 2
+SWEEP_EVERY_S = 3600.0
+"""Seconds between two looks for old checkpoints."""
 
 
 class Runs:
     """Queues, starts, watches and ends the runs of a project; used under the daemon's lock.
 
-    config: path of the hub's settings file, which the run's process reads again.
+    config: path of the hub's settings file, which the run's process reads again. cache: folder of the checkpoints.
     """
 
-    def __init__(self, project: str, config: Path, store: Store, clock: Clock) -> None:
+    def __init__(self, project: str, config: Path, cache: Path, store: Store, clock: Clock) -> None:
         self._project = project
         self._config = config
+        self._cache = cache
+        self._sweep_at = float("-inf")
         self._store = store
         self._clock = clock
         self.process: subprocess.Popen[bytes] | None = None
@@ -81,6 +86,7 @@ class Runs:
                 .order_by(col(Run.id))
             ).first()
         if run is None or run.id is None:
+            self._sweep()
             return
         if run.state == "running" and run.lease_until is not None and run.lease_until > self._clock.utc():
             return  # another hub's process has it
@@ -111,6 +117,14 @@ class Runs:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def _sweep(self) -> None:
+        """Let go of old checkpoints, now and then."""
+        now = self._clock.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY_S
+            if count := checkpoint.sweep(self._cache, self._clock.utc()):
+                log.info("%d old checkpoints were deleted", count)
 
     def _settle(self, code: int) -> None:
         """The run's process ended."""

@@ -542,7 +542,7 @@ def test_a_cancelled_run_is_resumed_from_its_checkpoint_with_its_own_data_and_se
     settings = msgspec.structs.replace(with_train(settings, **MLP), cache=str(tmp_path / "cache"))
     shutil.copytree(CACHE, tmp_path / "cache")
     monkeypatch.setattr(hub.checkpoint, "EVERY_S", 0)
-    runs, told, seen = Runs("cells", tmp_path / "hub.toml", store, clock), Story.told, []
+    runs, told, seen = Runs("cells", tmp_path / "hub.toml", tmp_path, store, clock), Story.told, []
 
     def cancelling(self, progress):
         told(self, progress)
@@ -598,9 +598,40 @@ def test_a_failed_run_is_resumed_and_what_cannot_be_is_told(learned, clock):
     assert get_run(store, 1).state == "cancelled"
 
 
+def test_old_checkpoints_go_when_no_run_is_under_way_and_the_last_ones_stay(settings, store, clock):
+    cache = settings.cache_folder
+    cache.mkdir()
+    names = [f"run-{number}.checkpoint" for number in range(8)] + ["run-8.checkpoint.tmp"]
+    for age, name in enumerate(names):
+        (cache / name).write_bytes(b"state")
+        at = clock.utc().timestamp() - age * 2 * 86_400
+        os.utime(cache / name, (at, at))
+    (cache / "backbone.tflite").write_bytes(b"model")
+    os.utime(cache / "backbone.tflite", (0, 0))
+    runs, busy = Runs("cells", cache / "none.toml", cache, store, clock), queue(store)
+    with store.write() as session:
+        run = session.get(Run, busy)
+        run.state, run.lease_until = "running", clock.utc() + LEASE
+        session.add(run)
+    runs.supervise()
+    assert len(list(cache.iterdir())) == 10, "its checkpoint may be any of them"
+    runs.cancel(busy)
+    runs.supervise()
+    assert {one.name for one in cache.iterdir()} == {*names[:4], "backbone.tflite"}, "those of the last 7 days"
+    for number in range(20, 30):
+        (cache / f"run-{number}.checkpoint").write_bytes(b"state")
+        os.utime(cache / f"run-{number}.checkpoint", (at, clock.utc().timestamp() - number))
+    runs.supervise()
+    assert len(list(cache.glob("*.checkpoint"))) == 14, "it does not look at every turn"
+    clock.advance(3601)
+    runs.supervise()
+    left = {f"run-{number}.checkpoint" for number in range(20, 24)}
+    assert {one.name for one in cache.glob("*.checkpoint")} == {*left, names[0]}
+
+
 def test_a_process_that_has_not_seen_its_end_loses_a_run_that_was_resumed(learned, clock):
     settings, store = learned
-    runs, number = Runs("cells", settings.state_folder / "hub.toml", store, clock), queue(store)
+    runs, number = Runs("cells", settings.state_folder / "hub.toml", settings.cache_folder, store, clock), queue(store)
     with Lease(store, number, clock) as lease:
         runs.cancel(number)
         resume(settings, store, number)
