@@ -26,7 +26,7 @@ from hub.export import lite0
 from hub.folds import auc_of, folds_of, log_loss, softmax, temperature_of
 from hub.head import Head
 from hub.settings import TrainSettings
-from hub.train import AnyLabels, Floats, Progress, Trained, checked, train_head
+from hub.train import AnyLabels, Floats, Inside, Progress, Trained, checked, train_head
 from shared.preprocess import Pixels, Preprocess, to_input
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def finetune(
     progress: Callable[[Progress], None],
     checkpoint: Checkpoint | None = None,
     check: Callable[[], None] = lambda: None,
+    inside: Callable[[Inside], None] = lambda _: None,
 ) -> Tuned:
     """Train on images 0..n-1, decoded by `load`. embeddings: Lite0's own of them, float32 [n, dims]; labels: int [n].
 
@@ -72,7 +73,9 @@ def finetune(
     folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
     side = folds_of(y, folds, np.random.default_rng(settings.seed))
     task = _Task(load, (x.astype(np.float32), y, classes), how, settings)
-    learned = Trainer(task, y, classes, settings, check).learn([np.flatnonzero(side == 0)], progress, checkpoint)
+    learned = Trainer(task, y, classes, settings, check=check, inside=inside).learn(
+        [np.flatnonzero(side == 0)], progress, checkpoint
+    )
     truth = y[learned.rows]
     temperature = temperature_of(learned.logits, truth, settings.class_balanced)
     module: Any = learned.module

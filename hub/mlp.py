@@ -12,7 +12,7 @@ from hub.epochs import Trainer
 from hub.folds import auc_of, folds_of, log_loss, softmax, temperature_of
 from hub.head import Head, Layer, place_of
 from hub.settings import TrainSettings
-from hub.train import AnyLabels, Floats, Progress, Trained, checked
+from hub.train import AnyLabels, Floats, Inside, Progress, Trained, checked
 from shared.errors import TrainError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def train_mlp(
     *,
     checkpoint: Checkpoint | None = None,
     check: Callable[[], None] = lambda: None,
+    inside: Callable[[Inside], None] = lambda _: None,
 ) -> Trained:
     """Train on float32 [n, dims] and int [n], as `hub.train.train_head` does, with all folds held out in turn.
 
@@ -71,7 +72,7 @@ def train_mlp(
     z = ((x - place.mean) / place.scale * stretch).astype(np.float32)
     folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
     side = folds_of(y, folds, np.random.default_rng(settings.seed))
-    trainer = Trainer(_Task(torch.from_numpy(z), classes, settings), y, classes, settings, check)
+    trainer = Trainer(_Task(torch.from_numpy(z), classes, settings), y, classes, settings, check=check, inside=inside)
     learned = trainer.learn([np.flatnonzero(side == fold) for fold in range(folds)], progress, checkpoint)
     truth = y[learned.rows]
     temperature = temperature_of(learned.logits, truth, settings.class_balanced)

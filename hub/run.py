@@ -133,6 +133,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             *(x[train], y[train], len(project.classes), train_settings, story.told),
             checkpoint=checkpoint,
             check=lease.check,
+            inside=story.inside,
         )
     else:
         from hub.finetune import finetune
@@ -146,6 +147,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             progress=story.told,
             checkpoint=checkpoint,
             check=lease.check,
+            inside=story.inside,
         )
         lease.write(step="converting the backbone", progress=0.7)
         backbone_bytes = convert(tuned.net, how.size)

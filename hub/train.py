@@ -44,6 +44,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Inside:
+    """Within an epoch: so many of the steps are done, at most, and this share of the next one, above 0 to 1.
+
+    loss: the mean so far, on what is trained on.
+    """
+
+    step: int
+    steps: int
+    share: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
 class Strength:
     """One L2 strength tried: its out-of-fold log-loss (nats, class-balanced where asked) and AUC."""
 

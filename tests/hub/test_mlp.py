@@ -182,6 +182,20 @@ def test_a_loss_that_explodes_is_told():
         trainer.learn([np.arange(2)], lambda _: None)
 
 
+def test_each_batch_is_told_with_the_loss_so_far():
+    x, y = clouds([40, 40])
+    told = []
+    settings = msgspec.structs.replace(QUICK, batch_size=8, epochs=3, patience=3)
+    trained, seen = run(x, y, settings, inside=told.append)
+    first = [one for one in told if one.step == 0]
+    assert len(first) == 2 * (5 + 5), "two folds, to train on and to predict"
+    assert (first[0].share, first[-1].share, first[0].steps) == (1 / 20, 1.0, 6)
+    assert 0 < first[-1].loss < 2
+    last = [one for one in told if one.step == seen[-1].step - 1]
+    assert (len(last), last[-1].share, last[-1].steps) == (10, 1.0, 3 + trained.epochs)
+    assert last[-1].loss == pytest.approx(trained.losses[-1], abs=1e-6)
+
+
 def test_after_each_batch_it_can_be_ended():
     x, y = clouds([40, 40])
     asked = []
