@@ -112,6 +112,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     ids = [one for one in data.ids if one in vectors]
     y, holdout, since = data.labels[usable], data.holdout[usable], data.since[usable]
     train = ~holdout
+    near = data.near[usable][train]
     lease.write(
         snapshot=data.sha256,
         labels=data.field_labels,
@@ -125,7 +126,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     story = Story(lease)
     checkpoint = _checkpoint(settings, run_id, train_settings, data)
     if train_settings.kind == "linear":
-        result = train_head(x[train], y[train], len(project.classes), train_settings, story.told)
+        result = train_head(x[train], y[train], len(project.classes), train_settings, story.told, near=near)
     elif train_settings.kind == "mlp":
         from hub.mlp import train_mlp
 
@@ -134,6 +135,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             checkpoint=checkpoint,
             check=lease.check,
             inside=story.inside,
+            near=near,
         )
     else:
         from hub.finetune import finetune
@@ -148,6 +150,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             checkpoint=checkpoint,
             check=lease.check,
             inside=story.inside,
+            near=near,
         )
         lease.write(step="converting the backbone", progress=0.7)
         backbone_bytes = convert(tuned.net, how.size)

@@ -51,6 +51,15 @@ def test_only_the_last_blocks_change(embeddings):
     assert (seen[0].step, seen[0].steps) == (1, 4)
 
 
+def test_near_copies_are_held_out_together(embeddings):
+    near = np.array([0, 1, 0, 1, *range(2, 14)])
+    tuned, _ = run(embeddings, near=near)
+    rows = set(tuned.trained.oof_rows.tolist())
+    assert {0, 2} <= rows or not {0, 2} & rows
+    assert {1, 3} <= rows or not {1, 3} & rows
+    assert len(near[tuned.trained.oof_rows]) == len(rows)
+
+
 def test_all_layers_change_and_the_loss_falls(embeddings):
     tuned, _ = run(embeddings, msgspec.structs.replace(QUICK, kind="full", epochs=4, learning_rate=0.001))
     names = changed(tuned.net)

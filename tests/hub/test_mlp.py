@@ -72,6 +72,16 @@ def test_out_of_fold_predictions_cover_every_image_once_and_are_calibrated():
     assert 0.1 <= trained.temperature <= 10
 
 
+def test_near_copies_do_not_promise_what_is_not_there():
+    rng = np.random.default_rng(0)
+    near = np.repeat(np.arange(24), 5)
+    y = rng.integers(0, 2, 24)[near]
+    x = (rng.normal(size=(24, 32))[near] + rng.normal(0, 0.01, (120, 32))).astype(np.float32)
+    settings = msgspec.structs.replace(QUICK, epochs=30, patience=30)
+    assert run(x, y, settings)[0].oof_auc > 0.9
+    assert run(x, y, settings, near=near)[0].oof_auc < 0.8
+
+
 def test_it_is_repeatable_bit_by_bit_and_the_seed_matters():
     x, y = clouds([40, 40])
     first, again, other = run(x, y)[0], run(x, y)[0], run(x, y, msgspec.structs.replace(QUICK, seed=1))[0]

@@ -386,7 +386,7 @@ def test_a_cancelled_run_stops_at_its_next_step_and_stays_cancelled(learned, clo
     settings, store = learned
     seen = []
 
-    def cancelling(x, y, classes, train, progress):
+    def cancelling(x, y, classes, train, progress, **more):
         def told(one):
             seen.append(one.step)
             if len(seen) == 1:
@@ -396,7 +396,7 @@ def test_a_cancelled_run_stops_at_its_next_step_and_stays_cancelled(learned, clo
                     session.add(run)
             progress(one)
 
-        return train_head(x, y, classes, train, told)
+        return train_head(x, y, classes, train, told, **more)
 
     monkeypatch.setattr(hub.run, "train_head", cancelling)
     with pytest.raises(RunCancelledError):
@@ -410,12 +410,12 @@ def test_while_it_runs_the_row_carries_a_lease_that_is_renewed(learned, clock, m
     settings, store = learned
     seen = []
 
-    def slow(*args):
+    def slow(*args, **more):
         seen.append(get_run(store, 2))
         clock.advance(20)
         expected = clock.utc() + LEASE
         wait_until(lambda: get_run(store, 2).lease_until == expected, "the renewed lease", seconds=20)
-        return train_head(*args)
+        return train_head(*args, **more)
 
     monkeypatch.setattr(hub.run, "train_head", slow)
     execute(settings, store, queue(store), clock)
@@ -710,6 +710,36 @@ def test_thresholds_travel_in_the_model_and_decide_the_label(learned, clock):
     [[good, alarms], [missed, found]] = get_run(store, 3).evaluation["confusion"]
     assert (good, missed) == (0, 0), "called defect, all of them, as cameras would"
     assert min(alarms, found) > 0
+
+
+def test_near_copies_are_not_on_both_sides_of_a_fold(learned, clock, monkeypatch):
+    settings, store = learned
+    trained = all_images(store, Image.split == "train")
+    copies = [one.id for one in trained if one.label == "good"][:3]
+    with store.write() as session:
+        for one in copies:
+            row = session.get(Assignment, one)
+            row.near = "0" * 64
+            session.add(row)
+    seen = {}
+
+    def grouped(x, y, classes, train, progress, *, near):
+        seen["near"] = near
+        return train_head(x, y, classes, train, progress, near=near)
+
+    monkeypatch.setattr(hub.run, "train_head", grouped)
+    execute(settings, store, number := queue(store), clock)
+    groups = dict(zip([one.id for one in trained], seen["near"].tolist(), strict=True))
+    assert len({groups[one] for one in copies}) == 1
+    assert len(set(groups.values())) == 14
+    first = get_run(store, number)
+    with store.write() as session:
+        for one in copies:
+            row = session.get(Assignment, one)
+            row.near = str(one).rjust(64, "0")
+            session.add(row)
+    execute(settings, store, repeated := again(settings, store, number, clock), clock)
+    assert get_run(store, repeated).parts == first.parts, "with the groups of its day"
 
 
 def test_a_share_of_the_images(learned, clock):
