@@ -69,6 +69,21 @@ def device_of(settings: TrainSettings) -> str:
     return "cuda" if there and settings.device != "cpu" else "cpu"
 
 
+def device_name(settings: TrainSettings) -> str:
+    """What a training by these settings runs on: "cpu", or "cuda" and the name of the GPU. As `device_of` raises."""
+    import torch
+
+    device = device_of(settings)
+    return device if device == "cpu" else f"{device} {torch.cuda.get_device_name()}"
+
+
+def precision_of(settings: TrainSettings, device: str) -> "torch.autocast":
+    """The context that modules compute in: with mixed precision in bfloat16 where that loses little."""
+    import torch
+
+    return torch.autocast(device, torch.bfloat16, enabled=settings.precision == "mixed")
+
+
 @dataclass(slots=True)
 class _Member:
     """One module in training. rows: what it sees; held: what it does not. number: of its random numbers."""
@@ -222,7 +237,7 @@ class Trainer:
             y = torch.from_numpy(self._y[some]).to(self._device)
             weight = torch.from_numpy(self._weights[some]).to(self._device, torch.float32)
             member.optimizer.zero_grad()
-            with self._precision():
+            with precision_of(self._settings, self._device):
                 logits = member.module(x).float()
             loss = (weight * torch.nn.functional.cross_entropy(logits, y, reduction="none")).mean()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -246,16 +261,11 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(member.held), self._settings.batch_size):
                 x = self._task.batch(member.held[start : start + self._settings.batch_size], None).to(self._device)
-                with self._precision():
+                with precision_of(self._settings, self._device):
                     found.append(member.module(x).float().cpu().numpy())
                 self._check()
                 told.batch()
         return np.concatenate(found).astype(np.float64)
-
-    def _precision(self) -> Any:
-        import torch
-
-        return torch.autocast(self._device, torch.bfloat16, enabled=self._settings.precision == "mixed")
 
 
 def _restore(members: list[_Member], kept: dict[str, Any]) -> None:

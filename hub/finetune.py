@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.checkpoint import Checkpoint
-from hub.epochs import Trainer, device_of
+from hub.epochs import Trainer, device_of, precision_of
 from hub.export import lite0
 from hub.folds import auc_of, fold_count, folds_of, log_loss, softmax, temperature_of
 from hub.head import Head
@@ -191,7 +191,7 @@ class _Task:
         if self._settings.kind == "full":
             return x
         net: Any = self._frozen
-        with torch.no_grad():
+        with torch.no_grad(), precision_of(self._settings, self._device):
             x = net._swish(net._bn0(net._conv_stem(x.to(self._device))))
             for block in net._blocks[: self._first]:
                 x = block(x)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             "classes": project.classes,
             "preprocess": msgspec.to_builtins(how),
         },
-        versions=_versions(),
+        versions=_versions(train_settings),
     )
     backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone, train_settings.features)
     part = Part(backbone_bytes, name="backbone")
@@ -222,14 +223,25 @@ def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSetti
     return settings.train, None, Standing()
 
 
-def _versions() -> dict[str, str]:
-    """Of what a result may depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+def _versions(train: TrainSettings) -> dict[str, str]:
+    """Of what a result may depend on, and the device that it is trained on."""
+    if train.kind == "linear":
+        device = "cpu"
+    else:
+        from hub.epochs import device_name
+
+        device = device_name(train)
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "opencv": cv2.__version__,  # of whichever of its packages is installed
+        "device": device,
+    }
 
 
 def _checkpoint(settings: HubSettings, run_id: int, train: TrainSettings, data: Snapshot) -> Checkpoint:
     """Named by all that decides the training, so that nothing else is ever resumed from it."""
-    decides = [run_id, data.sha256, msgspec.to_builtins(train), settings.project.classes, _versions()]
+    decides = [run_id, data.sha256, msgspec.to_builtins(train), settings.project.classes, _versions(train)]
     name = hashlib.sha256(
         msgspec.json.encode([*decides, str(settings.state_folder), msgspec.to_builtins(settings.project.preprocess)])
     ).hexdigest()

@@ -3,9 +3,10 @@
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from hub.checkpoint import Checkpoint
-from hub.epochs import Trainer
+from hub.epochs import Trainer, device_name
 from hub.export import export_head
 from hub.mlp import train_mlp
 from hub.settings import TrainSettings
@@ -159,9 +160,20 @@ def test_a_checkpoint_of_another_training_or_a_broken_one_is_not_used(tmp_path):
     Checkpoint(path, "one").drop()
 
 
-def test_a_gpu_that_is_not_there_is_told():
-    import torch
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["full", "mixed"])
+def test_a_gpu_learns_what_the_processor_learns(precision):
+    x, y = clouds([60, 60], apart=3)
+    settings = msgspec.structs.replace(QUICK, precision=precision, dropout=0.0)
+    here, _ = run(x, y, msgspec.structs.replace(settings, device="cpu"))
+    there, _ = run(x, y, msgspec.structs.replace(settings, device="cuda"))
+    assert device_name(msgspec.structs.replace(settings, device="cuda")) == f"cuda {torch.cuda.get_device_name()}"
+    assert accuracy(there.head, x, y) > 0.9
+    assert there.oof_auc == pytest.approx(here.oof_auc, abs=0.02)
+    np.testing.assert_allclose(there.head.probabilities(x), here.head.probabilities(x), atol=0.05)
 
+
+def test_a_gpu_that_is_not_there_is_told():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     x, y = clouds([20, 20])
@@ -178,8 +190,6 @@ def test_what_cannot_be_learned_from_is_refused():
 
 
 def test_a_loss_that_explodes_is_told():
-    import torch
-
     class Task:
         def make(self, rows):
             return torch.nn.Linear(2, 2)

@@ -4,12 +4,14 @@ import os
 import shutil
 from datetime import timedelta
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
 from sqlmodel import col, select
 
 import hub.checkpoint
+import hub.mlp
 import hub.run
 from hub import embed, named
 from hub.dataset import snapshot
@@ -152,6 +154,7 @@ def test_the_first_run_makes_a_model_that_works(learned):
     assert run.evaluation["auc"]["value"] > 0.95
     assert run.pid == os.getpid()
     assert run.versions["torch"]
+    assert (run.versions["opencv"], run.versions["device"]) == (cv2.__version__, "cpu")
     assert run.snapshot == snapshot(store, "cells", CLASSES).sha256
     assert len(run.curve) > 1
     assert np.shape(run.golden_probabilities) == (4, 2)
@@ -740,6 +743,23 @@ def test_near_copies_are_not_on_both_sides_of_a_fold(learned, clock, monkeypatch
             session.add(row)
     execute(settings, store, repeated := again(settings, store, number, clock), clock)
     assert get_run(store, repeated).parts == first.parts, "with the groups of its day"
+
+
+def test_the_row_names_the_gpu_that_a_training_uses(learned, clock, monkeypatch):
+    import torch
+
+    settings, store = learned
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+
+    def trained(*_, **__):
+        raise TrainError("enough")
+
+    monkeypatch.setattr(hub.mlp, "train_mlp", trained)
+    for number, (change, device) in enumerate([({}, "cuda NVIDIA H200"), ({"device": "cpu"}, "cpu")], 2):
+        with pytest.raises(TrainError, match="enough"):
+            execute(with_train(settings, **MLP, **change), store, queue(store), clock)
+        assert get_run(store, number).versions["device"] == device
 
 
 def test_a_share_of_the_images(learned, clock):
