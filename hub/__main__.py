@@ -140,7 +140,7 @@ def _train(arguments: argparse.Namespace) -> int:
     _say(f"run {run_id}: {run.verdict} ({run.reason})" + (f", AUC {auc:.3f} on the holdout" if auc else ""))
     if old is None:
         return 0
-    differ = [name for name in ("backbone", "head", "snapshot") if run.parts.get(name) != old.parts.get(name)]
+    differ = [name for name in sorted({*run.parts, *old.parts}) if run.parts.get(name) != old.parts.get(name)]
     versions = [f"{name} {one}" for name, one in old.versions.items() if run.versions.get(name) != one]
     if not differ:
         _say(f"the same as run {old.id}, bit by bit")

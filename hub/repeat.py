@@ -9,6 +9,8 @@ from hub.tables import Run
 from shared.clock import Clock
 from shared.errors import TrainError
 
+KEPT_PARTS = ("backbone", "golden", "references")
+"""Parts that a repeated run begins with: which release was in use on the day of the first one decided them as well."""
 ENDED = ("cancelled", "failed")
 """States of a run that can be taken up again."""
 
@@ -29,6 +31,7 @@ def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int
             holdout=old.holdout,
             left_out=old.left_out,
             doubt=old.doubt,
+            parts={name: old.parts[name] for name in KEPT_PARTS if name in old.parts},
         )
         session.add(run)
         session.flush()

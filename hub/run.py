@@ -36,7 +36,7 @@ from hub.train import Trained, train_head
 from hub.underway import Lease, Story
 from shared.calling import called
 from shared.clock import Clock
-from shared.errors import HoneError, RunCancelledError, TrainError
+from shared.errors import HoneError, RunCancelledError, StoreError, TrainError
 from shared.golden import decode as decode_golden
 from shared.golden import golden_outputs
 from shared.litert import Floats, Model, Part
@@ -169,8 +169,10 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     lease.write(step="exporting", progress=0.82)
     head_bytes = export_head(result.head)
     golden_ids = _golden_ids(data, usable)
-    golden_bytes = _golden(store, backbone, part, settings, golden_ids)
-    references = references_part(x[train], _references(store, settings, backbone))
+    # Cameras need not fetch others where these still serve.
+    before = _earlier(store, settings, run_id, backbone)
+    golden_bytes = before.golden or golden_part(_pictures(store, golden_ids), part, how)
+    references = references_part(x[train], before.references)
     head, golden, *more = store.blobs.put([head_bytes, golden_bytes, *([references] if references else [])])
     decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
     thresholds = list(decision.thresholds) if decision is not None else []
@@ -310,6 +312,14 @@ def _doubt(
             )
             for one in found
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """Golden part and references that a model by the same backbone had; None where there are none to go on with."""
+
+    golden: bytes | None = None
+    references: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,23 +493,31 @@ def _golden_ids(data: Snapshot, usable: NDArray[np.bool_]) -> list[int]:
     return sorted(ids)[:GOLDEN_IMAGES]
 
 
-def _references(store: Store, settings: HubSettings, backbone: str) -> bytes | None:
-    """The released references, where the backbone is the same."""
+def _earlier(store: Store, settings: HubSettings, run_id: int, backbone: str) -> _Earlier:
+    """What a repeated run had, or else what is released, as far as it is by the same backbone."""
+    with store.read() as session:
+        run = session.get(Run, run_id)
+    if run is not None and run.parts:
+        mine = run.parts.get("backbone") == backbone
+        golden, references = (_kept(store, run.parts.get(name, "")) for name in ("golden", "references"))
+        return _Earlier(golden, references) if mine else _Earlier()
     release = _latest(store, settings.project.name)
     spec = msgspec.convert(release.model, ModelSpec) if release is not None else None
-    if spec is None or spec.references is None or spec.backbone.sha256 != backbone:
+    if spec is None or spec.backbone.sha256 != backbone:
+        return _Earlier()
+    same = spec.preprocess == settings.project.preprocess
+    return _Earlier(
+        golden=store.blobs.read(spec.golden.sha256) if same else None,
+        references=store.blobs.read(spec.references.sha256) if spec.references is not None else None,
+    )
+
+
+def _kept(store: Store, sha256: str) -> bytes | None:
+    """None where a repeated run had no such part, or it is gone: it is made anew, and the comparison tells."""
+    try:
+        return store.blobs.read(sha256) if sha256 else None
+    except StoreError:
         return None
-    return store.blobs.read(spec.references.sha256)
-
-
-def _golden(store: Store, backbone: str, part: Part, settings: HubSettings, ids: list[int]) -> bytes:
-    """The golden part: the released one where the backbone is the same, so that cameras need not fetch another."""
-    release = _latest(store, settings.project.name)
-    if release is not None:
-        spec = msgspec.convert(release.model, ModelSpec)
-        if spec.backbone.sha256 == backbone and spec.preprocess == settings.project.preprocess:
-            return store.blobs.read(spec.golden.sha256)
-    return golden_part(_pictures(store, ids), part, settings.project.preprocess)
 
 
 def _pictures(store: Store, ids: list[int]) -> list[Pixels]:

@@ -87,7 +87,7 @@ def test_with_mixed_precision_the_frozen_blocks_are_mixed_too(embeddings, monkey
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("precision", ["full", "mixed"])
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
 @pytest.mark.parametrize("kind", ["blocks", "full"])
 def test_a_gpu_learns_what_the_processor_learns(embeddings, tmp_path, kind, precision):
     settings = msgspec.structs.replace(QUICK, kind=kind, precision=precision)

@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_training_or_a_broken_one_is_not_used(tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-@pytest.mark.parametrize("precision", ["full", "mixed"])
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
 def test_a_gpu_learns_what_the_processor_learns(precision):
     x, y = clouds([60, 60], apart=3)
     settings = msgspec.structs.replace(QUICK, precision=precision, dropout=0.0)

@@ -16,7 +16,7 @@ import hub.run
 from hub import embed, named
 from hub.dataset import snapshot
 from hub.drift import Sample
-from hub.export import export_head
+from hub.export import export_head, golden_part
 from hub.release import PARTS, model_of
 from hub.repeat import again, resume
 from hub.run import execute
@@ -30,7 +30,9 @@ from shared.golden import check
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
 from shared.manifest import ModelSpec, PartSpec
+from shared.preprocess import decode
 from shared.references import decode as decode_references
+from shared.references import encode as encode_references
 from tests.fakes.listener import wait_until
 from tests.fakes.models import mean_backbone
 from tests.hub.conftest import CACHE
@@ -161,8 +163,6 @@ def test_the_first_run_makes_a_model_that_works(learned):
     assert len(decode_references(store.blobs.read(run.parts["references"]), 1280)) == 16 // 4
     backbone, head = (Part(store.blobs.read(run.parts[one]), name=one) for one in ("backbone", "head"))
     model = Model(backbone, head, CLASSES, settings.project.preprocess)
-    from shared.preprocess import decode
-
     for seed in (70_001, 70_002):
         for label in (0, 1):
             assert model.predict(decode(picture(seed, defect=bool(label)))).best == label
@@ -489,6 +489,37 @@ def test_a_repeated_run_keeps_its_sides_its_holdout_and_its_doubt(learned, clock
     assert (run.holdout, run.holdout_images, run.train_images) == (1, 44, 16)
     assert (run.parts, run.snapshot, run.doubt) == (first.parts, first.snapshot, "near-copies")
     assert run.evaluation == first.evaluation
+
+
+def test_a_repeated_run_has_the_golden_part_and_the_references_of_its_day(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    part = Part(store.blobs.read(first.parts["backbone"]), name="backbone")
+    golden = golden_part([decode(picture(70_001))], part, settings.project.preprocess)
+    rows = decode_references(store.blobs.read(first.parts["references"]), 1280)
+    other = dict(zip(("golden", "references"), store.blobs.put([golden, encode_references(rows[::-1])]), strict=True))
+    old = Run(parts={**first.parts, **other}, golden_probabilities=first.golden_probabilities)
+    release_with(store, old, store.blobs.read(first.parts["head"]))
+    with store.write() as session:
+        release = session.exec(select(Release)).one()
+        spec = PartSpec(sha256=other["references"], size=len(store.blobs.read(other["references"])))
+        release.model = {**release.model, "references": msgspec.to_builtins(spec)}
+        session.add(release)
+    execute(settings, store, fresh := queue(store), clock)
+    assert get_run(store, fresh).parts == old.parts, "a new run takes over what is released"
+    execute(settings, store, number := again(settings, store, 1, clock), clock)
+    run = get_run(store, number)
+    assert run.parts == first.parts
+    assert run.golden_probabilities == first.golden_probabilities
+
+
+def test_parts_of_a_repeated_run_that_are_gone_are_made_anew(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    for name in ("golden", "references"):
+        store.blobs.path(first.parts[name]).unlink()
+    execute(settings, store, number := again(settings, store, 1, clock), clock)
+    assert get_run(store, number).parts == first.parts, "by the same data, so they are the same"
 
 
 def test_what_cannot_be_repeated_is_told(learned, clock):
