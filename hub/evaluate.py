@@ -137,9 +137,9 @@ def compare(
 ) -> Comparison:
     """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
 
-    better: all of the interval of the AUC gain lies above 0, and not all of that of the accuracy gain below 0; what ranks
-    better and, by its thresholds, labels worse is the same. worse: all of the interval of the AUC gain lies below 0.
-    Without `min_per_class` images of every class the verdict is "not enough data", whatever the numbers.
+    better: all of the interval of the AUC gain lies above 0, and not all of that of the accuracy gain below 0; what
+    ranks better and, by its thresholds, labels worse is the same. worse: all of the interval of the AUC gain lies below
+    0. Without `min_per_class` images of every class the verdict is "not enough data", whatever the numbers.
     old_thresholds, new_thresholds: as for `evaluate`. names: of the classes, on: of the images, both for the reason.
     """
     old, y = _checked(old_probabilities, labels)
