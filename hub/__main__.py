@@ -112,7 +112,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from sqlmodel import col, select
 
     from hub.policies import Policies
-    from hub.run import again, execute
+    from hub.repeat import again, resume
+    from hub.run import execute
     from hub.settings import find_config, read
     from hub.store import open_store
     from hub.tables import Run
@@ -123,6 +124,8 @@ def _train(arguments: argparse.Namespace) -> int:
     run_id = arguments.run
     if arguments.again is not None:
         run_id = again(settings, store, arguments.again, clock)
+    elif arguments.resume is not None:
+        resume(settings, store, run_id := arguments.resume)
     if run_id is None:
         with store.write() as session:
             run = Run(project=settings.project.name, why=arguments.why, created_at=clock.utc())
@@ -137,7 +140,7 @@ def _train(arguments: argparse.Namespace) -> int:
     _say(f"run {run_id}: {run.verdict} ({run.reason})" + (f", AUC {auc:.3f} on the holdout" if auc else ""))
     if old is None:
         return 0
-    differ = [name for name in ("backbone", "head", "snapshot") if run.parts.get(name) != old.parts.get(name)]
+    differ = [name for name in sorted({*run.parts, *old.parts}) if run.parts.get(name) != old.parts.get(name)]
     versions = [f"{name} {one}" for name, one in old.versions.items() if run.versions.get(name) != one]
     if not differ:
         _say(f"the same as run {old.id}, bit by bit")
@@ -384,8 +387,10 @@ def _parser() -> argparse.ArgumentParser:
     collect.add_argument("--name", help="of this collector (default: the hub's, '-' and the first site)")
     collect.add_argument("--only", action="store_true", help="take over no other site when its collector has died")
     train = add("train", _train, "train once and evaluate against the release in use; does not release")
-    train.add_argument("--run", type=int, help="number of a queued run (default: a new one)")
-    train.add_argument("--again", type=int, metavar="N", help="repeat run N with its settings and data")
+    which = train.add_mutually_exclusive_group()
+    which.add_argument("--run", type=int, help="number of a queued run (default: a new one)")
+    which.add_argument("--again", type=int, metavar="N", help="repeat run N with its settings and data")
+    which.add_argument("--resume", type=int, metavar="N", help="go on with run N, which was cancelled or has failed")
     train.add_argument("--why", default="by hand", help="a note on why")
     release = add("release", _release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")

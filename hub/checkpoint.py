@@ -2,16 +2,23 @@
 
 import contextlib
 import io
+import logging
 import os
 import pickle
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shared.files import write_aside
+from shared.files import TMP, write_aside
 
+log = logging.getLogger(__name__)
 EVERY_S = 20.0
+KEPT = 5
+KEPT_DAYS = 7
+"""How many checkpoints of runs that were ended are kept at most, and for how long: after that they begin anew."""
+_FILES = "run-*.checkpoint"
 
 
 class Checkpoint:
@@ -56,3 +63,28 @@ class Checkpoint:
         """The training is done."""
         with contextlib.suppress(FileNotFoundError):
             self._path.unlink()
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """The file in the cache of a training of this name, a sha256."""
+    return folder / f"run-{name[:16]}.checkpoint"
+
+
+def sweep(folder: Path, now: datetime) -> int:
+    """Delete from the cache the checkpoints that nobody resumes any more, while no run is under way; how many.
+
+    Those of the last KEPT_DAYS stay, the newest KEPT of them. Hubs may share a cache: a training of another one, which
+    writes its file every few seconds or epochs, is among the newest.
+    """
+    found = []
+    for path in (*folder.glob(_FILES), *folder.glob(_FILES + TMP)):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat().st_mtime, path))
+    oldest = (now - timedelta(days=KEPT_DAYS)).timestamp()
+    gone = [path for place, (at, path) in enumerate(sorted(found, reverse=True)) if place >= KEPT or at < oldest]
+    for path in gone:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("an old checkpoint stays: %s", error)
+    return len(gone)

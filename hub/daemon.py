@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import Session, col, select
 
-from hub import epoch, keys, previews, release, retrain, rollout, watch
+from hub import epoch, keys, previews, release, repeat, retrain, rollout, watch
 from hub.collect import Collector
 from hub.drift import drifted
 from hub.label import Desk
@@ -82,7 +82,7 @@ class Daemon:
         self.desk = Desk(
             store, self._project, settings.project.classes, clock, settings=lambda: self._policies.now().label
         )
-        self._runs = Runs(self._project, config, store, clock)
+        self._runs = Runs(self._project, config, settings.cache_folder, store, clock)
         self._embedder: tuple[str, Part] | None = None
         self._fetching = previews.Pace(settings.collect.fetch_per_hour)
         self._expire_at = float("-inf")
@@ -429,6 +429,18 @@ class Daemon:
         """Cancel a queued or running run."""
         with self._lock:
             self._runs.cancel(run_id)
+
+    def resume_run(self, run_id: int) -> None:
+        """Queue a cancelled or failed run once more, to go on from its checkpoint; TrainError when that cannot be."""
+        with self._lock:
+            self._runs.make_way()
+            repeat.resume(self._policies.now(), self._store, run_id)
+
+    def repeat_run(self, run_id: int) -> int:
+        """Queue a run with the settings and data of this one; returns its id. TrainError when that cannot be."""
+        with self._lock:
+            self._runs.make_way()
+            return repeat.again(self._policies.now(), self._store, run_id, self._clock)
 
     def release_run(self, run_id: int, note: str) -> int:
         """Release the model of a finished run; returns the release number."""

@@ -1,11 +1,11 @@
 """The data of a run: which labelled images, with which label, on which side; kept so that a run can be repeated.
 
-A snapshot is named by the sha256 of its lines (image hash, label, side); the lines are a blob under that name. Sides
-are given by `hub.split`.
+A snapshot is named by the sha256 of its lines (image hash, label, side, and the name of its group where near-copies are
+trained on); the lines are a blob under that name. Sides and groups are given by `hub.split`.
 """
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -28,7 +28,7 @@ Flags = NDArray[np.bool_]
 
 
 class Row(NamedTuple):
-    """A labelled image. split: `Image.split`; side, since: its `Assignment`, "" and 0 where there is none."""
+    """A labelled image. split: `Image.split`; side, since, near: its `Assignment`, "", 0 and "" where there is none."""
 
     id: int
     sha256: str
@@ -36,14 +36,16 @@ class Row(NamedTuple):
     split: str
     side: str
     since: int
+    near: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The data of a run. ids: of images; labels: int [n]; holdout: bool [n]; sha256: over (image, label, side) lines.
 
-    since: int [n], the first holdout version with an image, 0 for those to train on. left_out: labelled images that are
-    on neither side. field_labels: how many to train on came from cameras, and so were labelled by operators. lines: the
+    since: int [n], the first holdout version with an image, 0 for those to train on. near: int [n], the same number for
+    near-copies among those to train on, and another one for each image that has none. left_out: labelled images on
+    neither side. field_labels: how many to train on came from cameras, and so were labelled by operators. lines: the
     blob.
     """
 
@@ -51,6 +53,7 @@ class Snapshot:
     labels: Labels
     holdout: Flags
     since: Labels
+    near: Labels
     sha256: str
     field_labels: int
     left_out: int
@@ -68,7 +71,7 @@ def snapshot(store: Store, project: str, classes: list[str], settings: TrainSett
             for row in session.execute(
                 sqlalchemy.select(
                     *(col(Image.id), col(Image.sha256), col(Image.label), col(Image.split)),
-                    *(col(Assignment.side), col(Assignment.since)),
+                    *(col(Assignment.side), col(Assignment.since), col(Assignment.near)),
                 )
                 .join(Assignment, col(Assignment.image_id) == col(Image.id))
                 .where(
@@ -118,22 +121,22 @@ def _shuffled(labels: Labels, which: Flags, rng: np.random.Generator) -> Labels:
 def recalled(store: Store, project: str, classes: list[str], sha256: str, left_out: int = 0) -> Snapshot | None:
     """A snapshot by its name; None when its lines were not kept. TrainError when images of it are gone.
 
-    Sides are those of its day, whatever became of the split since. left_out: what the snapshot said of that.
+    Sides and groups are those of its day, whatever became of the split since. left_out: what the snapshot said of that.
     """
     try:
         lines = store.blobs.read(sha256).decode()
     except StoreError:
         return None
-    wanted = [(line[:64], *line[65:].rsplit(" ", 1)) for line in lines.splitlines()]
+    wanted = [_parsed(line) for line in lines.splitlines()]
     there = _images(store, project, sorted({one for one, *_ in wanted}))
     rows: list[Row] = []
     missing = 0
-    for one, label, side in wanted:
+    for one, label, side, near in wanted:
         same = next((place for place, row in enumerate(there[one]) if row.side == side), 0)
         if label not in classes or not there[one]:
             missing += 1
             continue
-        rows.append(there[one].pop(same)._replace(label=label, side=side))
+        rows.append(there[one].pop(same)._replace(label=label, side=side, near=near))
     if missing:
         raise TrainError(
             f"{missing} of its {len(wanted)} images are gone, or of a class that the project no longer has",
@@ -141,6 +144,15 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str, left_o
             remedy="Start a new run",
         )
     return _made(sorted(rows), classes, left_out)
+
+
+def _parsed(line: str) -> tuple[str, str, str, str]:
+    """sha256, label, side and group, "" for none."""
+    rest, last = line[65:].rsplit(" ", 1)
+    if len(last) < 64:  # a side
+        return line[:64], rest, last, ""
+    label, side = rest.rsplit(" ", 1)
+    return line[:64], label, side, last
 
 
 def _images(store: Store, project: str, hashes: list[str]) -> dict[str, list[Row]]:
@@ -179,12 +191,21 @@ def _fresh(session: Session, project: str) -> set[int] | None:
 
 
 def _made(rows: list[Row], classes: list[str], left_out: int) -> Snapshot:
-    lines = "".join(sorted(f"{row.sha256} {row.label} {row.side}\n" for row in rows)).encode()
+    members = Counter(row.near for row in rows if row.near and row.side == "train")
+    groups = [row.near if row.side == "train" and members[row.near] > 1 else "" for row in rows]
+    lines = "".join(
+        sorted(
+            f"{row.sha256} {row.label} {row.side}{group and f' {group}'}\n"
+            for row, group in zip(rows, groups, strict=True)
+        )
+    ).encode()
+    keys = [group or f"image {row.id}" for row, group in zip(rows, groups, strict=True)]
     return Snapshot(
         ids=[row.id for row in rows],
         labels=np.array([classes.index(row.label) for row in rows], np.int64),
         holdout=np.array([row.side == "holdout" for row in rows], bool),
         since=np.array([row.since if row.side == "holdout" else 0 for row in rows], np.int64),
+        near=np.unique(keys, return_inverse=True)[1].astype(np.int64).reshape(len(rows)),
         sha256=hashlib.sha256(lines).hexdigest(),
         field_labels=sum(row.split == "pool" and row.side == "train" for row in rows),
         left_out=left_out,

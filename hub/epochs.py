@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hub.checkpoint import Checkpoint
 from hub.folds import auc_of, log_loss, weights_of
 from hub.settings import TrainSettings
-from hub.train import Progress
+from hub.train import Inside, Progress
 from shared.errors import ConfigError, TrainError
 
 if TYPE_CHECKING:
@@ -69,6 +69,21 @@ def device_of(settings: TrainSettings) -> str:
     return "cuda" if there and settings.device != "cpu" else "cpu"
 
 
+def device_name(settings: TrainSettings) -> str:
+    """What a training by these settings runs on: "cpu", or "cuda" and the name of the GPU. As `device_of` raises."""
+    import torch
+
+    device = device_of(settings)
+    return device if device == "cpu" else f"{device} {torch.cuda.get_device_name()}"
+
+
+def precision_of(settings: TrainSettings, device: str) -> "torch.autocast":
+    """The context that modules compute in: with mixed precision in bfloat16 where that loses little."""
+    import torch
+
+    return torch.autocast(device, torch.bfloat16, enabled=settings.precision == "mixed")
+
+
 @dataclass(slots=True)
 class _Member:
     """One module in training. rows: what it sees; held: what it does not. number: of its random numbers."""
@@ -80,8 +95,28 @@ class _Member:
     number: int
 
 
+class _Told:
+    """Tells of the batches of one epoch of all modules. Those that only predict count as much: where an epoch is long,
+    most of the first one goes into reading images.
+    """
+
+    def __init__(self, inside: Callable[[Inside], None], step: int, steps: int, batches: int) -> None:
+        self._inside = inside
+        self._step, self._steps, self._batches = step, steps, batches
+        self._done = self._trained = 0
+        self._loss = 0.0
+
+    def batch(self, loss: float | None = None) -> None:
+        """One more. loss: of one that was trained on."""
+        self._done += 1
+        if loss is not None:
+            self._trained += 1
+            self._loss += loss
+        self._inside(Inside(self._step, self._steps, self._done / self._batches, self._loss / self._trained))
+
+
 class Trainer:
-    """Trains a task on int labels [n]. check: called after each batch; what it raises ends the training."""
+    """Trains a task on int labels [n]. check, inside: called after each batch; what they raise ends the training."""
 
     def __init__(
         self,
@@ -89,9 +124,12 @@ class Trainer:
         y: Labels,
         classes: int,
         settings: TrainSettings,
+        *,
         check: Callable[[], None] = lambda: None,
+        inside: Callable[[Inside], None] = lambda _: None,
     ) -> None:
         self._task = task
+        self._inside = inside
         self._y = y
         self._classes = classes
         self._settings = settings
@@ -146,9 +184,10 @@ class Trainer:
             ]
             _restore(members, kept)
             for epoch in range(begun, settings.epochs):
+                told = _Told(self._inside, epoch, steps, sum(map(self._batches, members)))
                 for one in members:
-                    self._epoch(one, epoch)
-                logits = np.concatenate([self._predict(one) for one in members])
+                    self._epoch(one, epoch, told)
+                logits = np.concatenate([self._predict(one, told) for one in members])
                 loss = log_loss(logits, self._y[rows], settings.class_balanced)
                 if loss < best_loss:
                     best_loss, best_epoch, best_logits = loss, epoch + 1, logits
@@ -163,7 +202,8 @@ class Trainer:
         last = self._member(everything, everything[:0], len(held_out))
         _restore([last], kept)
         for epoch in range(begun, best_epoch):
-            losses.append(self._epoch(last, epoch))
+            told = _Told(self._inside, settings.epochs + epoch, steps, self._batches(last))
+            losses.append(self._epoch(last, epoch, told))
             progress(Progress(settings.epochs + epoch + 1, steps, best_loss, metric))
             if checkpoint is not None:
                 checkpoint.keep(lambda epoch=epoch: state([last], epoch + 1))  # type: ignore[misc]
@@ -177,7 +217,12 @@ class Trainer:
         trained = [one for one in module.parameters() if one.requires_grad]
         return _Member(module, torch.optim.AdamW(trained, lr=self._settings.learning_rate), rows, held, number)
 
-    def _epoch(self, member: _Member, epoch: int) -> float:
+    def _batches(self, member: _Member) -> int:
+        """Of an epoch, to train on and to predict."""
+        size = self._settings.batch_size
+        return -(-len(member.rows) // size) + -(-len(member.held) // size)
+
+    def _epoch(self, member: _Member, epoch: int, told: _Told) -> float:
         """Once through all images that a module sees, in an order of its own; the mean loss."""
         import torch
 
@@ -192,13 +237,14 @@ class Trainer:
             y = torch.from_numpy(self._y[some]).to(self._device)
             weight = torch.from_numpy(self._weights[some]).to(self._device, torch.float32)
             member.optimizer.zero_grad()
-            with self._precision():
+            with precision_of(self._settings, self._device):
                 logits = member.module(x).float()
             loss = (weight * torch.nn.functional.cross_entropy(logits, y, reduction="none")).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             member.optimizer.step()
-            total += loss.item() * len(some)
+            total += (batch_loss := loss.item()) * len(some)
             self._check()
+            told.batch(batch_loss)
         if not np.isfinite(total):
             raise TrainError(
                 f"the loss became {total} in epoch {epoch + 1}",
@@ -207,7 +253,7 @@ class Trainer:
             )
         return total / len(order)
 
-    def _predict(self, member: _Member) -> Doubles:
+    def _predict(self, member: _Member, told: _Told) -> Doubles:
         import torch
 
         member.module.eval()
@@ -215,15 +261,11 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(member.held), self._settings.batch_size):
                 x = self._task.batch(member.held[start : start + self._settings.batch_size], None).to(self._device)
-                with self._precision():
+                with precision_of(self._settings, self._device):
                     found.append(member.module(x).float().cpu().numpy())
                 self._check()
+                told.batch()
         return np.concatenate(found).astype(np.float64)
-
-    def _precision(self) -> Any:
-        import torch
-
-        return torch.autocast(self._device, torch.bfloat16, enabled=self._settings.precision == "mixed")
 
 
 def _restore(members: list[_Member], kept: dict[str, Any]) -> None:

@@ -137,9 +137,10 @@ def compare(
 ) -> Comparison:
     """Judge two models, float [n, classes] each, by int labels [n]; raises like `evaluate`.
 
-    better: the whole interval of the AUC gain lies above 0; worse: below 0. Without `min_per_class` images of every
-    class the verdict is "not enough data", whatever the numbers. old_thresholds, new_thresholds: as for `evaluate`.
-    names: of the classes, on: of the images, both for the reason.
+    better: all of the interval of the AUC gain lies above 0, and not all of that of the accuracy gain below 0; what
+    ranks better and, by its thresholds, labels worse is the same. worse: all of the interval of the AUC gain lies below
+    0. Without `min_per_class` images of every class the verdict is "not enough data", whatever the numbers.
+    old_thresholds, new_thresholds: as for `evaluate`. names: of the classes, on: of the images, both for the reason.
     """
     old, y = _checked(old_probabilities, labels)
     new, _ = _checked(new_probabilities, labels)
@@ -156,7 +157,18 @@ def compare(
     several = np.count_nonzero(counts_of) > 1
     old_auc, new_auc = (float(_auc(p, y)[0]) if several else None for p in (old, new))
     gain = _interval(new_auc - old_auc, gains) if old_auc is not None and new_auc is not None else None
-    verdict, reason = _verdict(gain, old_auc, new_auc, counts=counts_of, minimum=min_per_class, names=names, on=on)
+    right_gain, p = _interval(difference.mean(), accuracies), mcnemar(len(fixed), len(broken))
+    rare = int(counts_of.argmin())
+    verdict: Verdict = "not enough data"
+    if gain is None or counts_of[rare] < min_per_class:
+        name = names[rare] if names else str(rare)
+        reason = f"class {name} has {counts_of[rare]} {on}, every class needs {min_per_class}"
+    else:
+        verdict, because = _verdict(gain, right_gain)
+        reason = (
+            f"on {len(y)} {on} AUC went from {old_auc:.3f} to {new_auc:.3f}: {_words(gain)}; accuracy from "
+            f"{old_right.mean():.3f} to {new_right.mean():.3f}: {_words(right_gain)}, McNemar's p {p:.2g}; {because}"
+        )
     return Comparison(
         n=len(y),
         old_auc=old_auc,
@@ -164,8 +176,8 @@ def compare(
         old_accuracy=float(old_right.mean()),
         new_accuracy=float(new_right.mean()),
         auc_gain=gain,
-        accuracy_gain=_interval(difference.mean(), accuracies),
-        mcnemar_p=mcnemar(len(fixed), len(broken)),
+        accuracy_gain=right_gain,
+        mcnemar_p=p,
         fixed=fixed.tolist(),
         broken=broken.tolist(),
         verdict=verdict,
@@ -193,27 +205,22 @@ def wilson(share: float, n: float) -> Interval:
     return Interval(value=share, low=max(0.0, (middle - spread) / whole), high=min(1.0, (middle + spread) / whole))
 
 
-def _verdict(
-    gain: Interval | None,
-    old: float | None,
-    new: float | None,
-    *,
-    counts: Labels,
-    minimum: int,
-    names: Sequence[str],
-    on: str,
-) -> tuple[Verdict, str]:
-    rare = int(counts.argmin())
-    if gain is None or counts[rare] < minimum:
-        name = names[rare] if names else str(rare)
-        return "not enough data", f"class {name} has {counts[rare]} {on}, every class needs {minimum}"
-    measured = (
-        f"on {counts.sum()} {on} AUC went from {old:.3f} to {new:.3f}: "
-        f"{gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
-    )
-    if gain.low > 0 or gain.high < 0:
-        return ("better", f"{measured}, all above 0") if gain.low > 0 else ("worse", f"{measured}, all below 0")
-    return "same", f"{measured}: it contains 0, so chance may explain the difference"
+def _verdict(auc: Interval, accuracy: Interval) -> tuple[Verdict, str]:
+    """By the gains of AUC and of accuracy, that of the labels which cameras would give; and why, in words."""
+    if auc.high < 0:
+        return "worse", "all of AUC's interval lies below 0"
+    if auc.low <= 0:
+        return "same", "AUC's interval contains 0, so chance may explain the difference"
+    if accuracy.high < 0:
+        return (
+            "same",
+            "AUC is better, but by its thresholds it labels more images wrong: all of accuracy's interval lies below 0",
+        )
+    return "better", "all of AUC's interval lies above 0"
+
+
+def _words(gain: Interval) -> str:
+    return f"{gain.value:+.3f}, 95 % interval {gain.low:+.3f} to {gain.high:+.3f}"
 
 
 def _checked(probabilities: Probabilities, labels: AnyLabels) -> tuple[Doubles, Labels]:

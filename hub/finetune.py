@@ -2,9 +2,10 @@
 
 1. The head starts as the linear head on Lite0's own embeddings of the same images, not at random: else the first steps
    spoil what the backbone knows (Kumar et al. 2022, arXiv:2202.10054).
-2. Every fifth image of each class is held out (one of `folds`). Epochs end on its loss; temperature and thresholds come
-   from its predictions. Then all images are trained on for as many epochs. All folds in turn would take as many times
-   as long, and embeddings that a backbone has learned to tell apart say nothing out-of-fold any more.
+2. Every fifth image of each class is held out (one of `folds`), with its near-copies. Epochs end on its loss;
+   temperature and thresholds come from its predictions. Then all images are trained on for as many epochs. All folds in
+   turn would take as many times as long, and embeddings that a backbone has learned to tell apart say nothing
+   out-of-fold any more.
 3. Batch normalisation keeps the statistics of ImageNet: those of a few small batches would be noise.
 
 Without augmentation the frozen first blocks see each image once; what they give is kept in memory.
@@ -21,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.checkpoint import Checkpoint
-from hub.epochs import Trainer, device_of
+from hub.epochs import Trainer, device_of, precision_of
 from hub.export import lite0
-from hub.folds import auc_of, folds_of, log_loss, softmax, temperature_of
+from hub.folds import auc_of, fold_count, folds_of, log_loss, softmax, temperature_of
 from hub.head import Head
 from hub.settings import TrainSettings
-from hub.train import AnyLabels, Floats, Progress, Trained, checked, train_head
+from hub.train import AnyLabels, Floats, Inside, Progress, Trained, checked, train_head
 from shared.preprocess import Pixels, Preprocess, to_input
 
 if TYPE_CHECKING:
@@ -62,17 +63,24 @@ def finetune(
     progress: Callable[[Progress], None],
     checkpoint: Checkpoint | None = None,
     check: Callable[[], None] = lambda: None,
+    inside: Callable[[Inside], None] = lambda _: None,
+    near: Labels | None = None,
 ) -> Tuned:
-    """Train on images 0..n-1, decoded by `load`. embeddings: Lite0's own of them, float32 [n, dims]; labels: int [n].
+    """Train on images 0..n-1, decoded by `load`. embeddings: Lite0's own of them, float32 [n, dims]; labels: int [n];
+    near: as for `hub.train.train_head`.
 
     TrainError says what lacks.
     """
     begin = time.perf_counter()
     x, y = checked(embeddings, labels, classes, settings)
-    folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
-    side = folds_of(y, folds, np.random.default_rng(settings.seed))
+    folds = fold_count(y, classes, settings.folds, near)
+    side = folds_of(y, folds, np.random.default_rng(settings.seed), near)
+    # The fold of the most pictures that differ; without near-copies the first.
+    fold = int(np.argmax([len(np.unique(near[side == one])) for one in range(folds)])) if near is not None else 0
     task = _Task(load, (x.astype(np.float32), y, classes), how, settings)
-    learned = Trainer(task, y, classes, settings, check).learn([np.flatnonzero(side == 0)], progress, checkpoint)
+    learned = Trainer(task, y, classes, settings, check=check, inside=inside).learn(
+        [np.flatnonzero(side == fold)], progress, checkpoint
+    )
     truth = y[learned.rows]
     temperature = temperature_of(learned.logits, truth, settings.class_balanced)
     module: Any = learned.module
@@ -183,7 +191,7 @@ class _Task:
         if self._settings.kind == "full":
             return x
         net: Any = self._frozen
-        with torch.no_grad():
+        with torch.no_grad(), precision_of(self._settings, self._device):
             x = net._swish(net._bn0(net._conv_stem(x.to(self._device))))
             for block in net._blocks[: self._first]:
                 x = block(x)

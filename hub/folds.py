@@ -12,12 +12,59 @@ _TEMPERATURES = (0.1, 10.0)  # beyond these a small out-of-fold sample says noth
 _TEMPERATURE_PRECISION = 1e-4  # of its logarithm
 
 
-def folds_of(y: Labels, folds: int, rng: np.random.Generator) -> Labels:
-    """Stratified: the fold of each image, int [n]; each class is spread evenly."""
+def fold_count(y: Labels, classes: int, most: int, near: Labels | None = None) -> int:
+    """How many folds there can be, `most` at most: each holds an image, or a group of near-copies, of every class.
+
+    near: int [n], the same number for images of one group. A class that is all one group counts by its images.
+    """
+    fewest = np.bincount(y, minlength=classes)
+    if near is not None:
+        groups = np.array([len(np.unique(near[y == label])) for label in range(classes)])
+        fewest = np.where(groups > 1, groups, fewest)
+    return min(most, int(fewest.min()))
+
+
+def folds_of(y: Labels, folds: int, rng: np.random.Generator, near: Labels | None = None) -> Labels:
+    """Stratified: the fold of each image, int [n]; each class is spread evenly.
+
+    near: int [n], the same number for near-copies, which all fall into one fold: what a fit has nearly seen says
+    nothing of what it has not. Where that would leave a fold without a class, or the others with a single image of it,
+    that class is spread by image.
+    """
+    if near is None:
+        near = np.arange(len(y))
+    while True:
+        side = _spread(y, folds, rng, near)
+        held = np.array([np.bincount(side[y == label], minlength=folds) for label in np.unique(y)])
+        count = held.sum(axis=1)
+        short = (held.min(axis=1) == 0) | (count - held.max(axis=1) < np.minimum(2, count - 1))
+        together = np.isin(y, np.unique(y)[short]) & (np.bincount(near)[near] > 1)
+        if not together.any():
+            return side
+        near = np.where(together, near.max() + 1 + np.arange(len(y)), near)
+
+
+def _spread(y: Labels, folds: int, rng: np.random.Generator, near: Labels) -> Labels:
+    """Groups first, the largest before the others, each where there is least of its classes; then fill up evenly."""
     side = np.zeros(len(y), dtype=np.int64)
-    for label in np.unique(y):
-        members = rng.permutation(np.flatnonzero(y == label))
-        side[members] = np.arange(len(members)) % folds
+    labels, label_of = np.unique(y, return_inverse=True)
+    total = np.bincount(label_of)
+    held = np.zeros((folds, len(labels)))
+    size = np.bincount(near)
+    groups = np.flatnonzero(size > 1)
+    if len(groups):
+        groups = rng.permutation(groups)
+    for group in sorted(groups.tolist(), key=lambda one: -int(size[one])):
+        members = np.flatnonzero(near == group)
+        added = np.bincount(label_of[members], minlength=len(labels))
+        fold = min(range(folds), key=lambda one: (float(held[one] @ (added / total**2)), held[one].sum(), one))
+        side[members] = fold
+        held[fold] += added
+    for number, label in enumerate(labels):
+        members = rng.permutation(np.flatnonzero((y == label) & (size[near] == 1)))
+        # In turns, as if each fold had what groups gave it by turns before.
+        turn = held[:, number].astype(np.int64)[:, np.newaxis] + np.arange(len(members))
+        side[members] = np.argsort(turn.T.ravel(), kind="stable")[: len(members)] % folds
     return side
 
 

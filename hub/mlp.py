@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from hub.checkpoint import Checkpoint
 from hub.epochs import Trainer
-from hub.folds import auc_of, folds_of, log_loss, softmax, temperature_of
+from hub.folds import auc_of, fold_count, folds_of, log_loss, softmax, temperature_of
 from hub.head import Head, Layer, place_of
 from hub.settings import TrainSettings
-from hub.train import AnyLabels, Floats, Progress, Trained, checked
+from hub.train import AnyLabels, Floats, Inside, Progress, Trained, checked
 from shared.errors import TrainError
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ def train_mlp(
     *,
     checkpoint: Checkpoint | None = None,
     check: Callable[[], None] = lambda: None,
+    inside: Callable[[Inside], None] = lambda _: None,
+    near: Labels | None = None,
 ) -> Trained:
     """Train on float32 [n, dims] and int [n], as `hub.train.train_head` does, with all folds held out in turn.
 
-    On the processor repeatable bit by bit. TrainError says what lacks.
+    near: as there. On the processor repeatable bit by bit. TrainError says what lacks.
     """
     import torch
 
@@ -69,9 +71,9 @@ def train_mlp(
         raise TrainError(f"all {len(x)} embeddings are the same", subject="training set", remedy="Check the backbone")
     stretch = np.sqrt(x.shape[1])  # a layer's first weights expect inputs of about 1
     z = ((x - place.mean) / place.scale * stretch).astype(np.float32)
-    folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
-    side = folds_of(y, folds, np.random.default_rng(settings.seed))
-    trainer = Trainer(_Task(torch.from_numpy(z), classes, settings), y, classes, settings, check)
+    folds = fold_count(y, classes, settings.folds, near)
+    side = folds_of(y, folds, np.random.default_rng(settings.seed), near)
+    trainer = Trainer(_Task(torch.from_numpy(z), classes, settings), y, classes, settings, check=check, inside=inside)
     learned = trainer.learn([np.flatnonzero(side == fold) for fold in range(folds)], progress, checkpoint)
     truth = y[learned.rows]
     temperature = temperature_of(learned.logits, truth, settings.class_balanced)

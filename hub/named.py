@@ -23,14 +23,18 @@ def images(session: Session, prefix: str) -> Sequence[ImageRow]:
 
 
 def parts(session: Session) -> dict[str, str]:
-    """sha256 -> owner of every model part that a release or a run names."""
+    """sha256 -> owner of every model part, or data of a run, that a release or a run names."""
     found: dict[str, str] = {}
     for number, model in session.exec(select(Release.number, Release.model).order_by(col(Release.number))):
         for name in ("backbone", "head", "golden", "references"):
             if model.get(name):
                 found.setdefault(model[name]["sha256"], f"{name} of release {number}")
-    for run, names in session.exec(select(Run.id, Run.parts).order_by(col(Run.id))):
-        for name, sha256 in names.items():
+    for run, state, names, data in session.exec(
+        select(Run.id, Run.state, Run.parts, Run.snapshot).order_by(col(Run.id))
+    ):
+        # A run that has not ended well can be resumed, and the data that it needs are no part of a model yet.
+        unfinished = {"snapshot": data} if data and state != "done" else {}
+        for name, sha256 in {**names, **unfinished}.items():
             found.setdefault(sha256, f"{name} of run {run}")
     return found
 

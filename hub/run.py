@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import col, delete, select
 
 from hub import drift, embed, split, suspects, watch
-from hub.checkpoint import Checkpoint
+from hub.checkpoint import Checkpoint, path_of
 from hub.dataset import Snapshot, recalled, snapshot
 from hub.evaluate import Evaluation, compare, evaluate
 from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
@@ -35,7 +36,7 @@ from hub.train import Trained, train_head
 from hub.underway import Lease, Story
 from shared.calling import called
 from shared.clock import Clock
-from shared.errors import HoneError, RunCancelledError, TrainError
+from shared.errors import HoneError, RunCancelledError, StoreError, TrainError
 from shared.golden import decode as decode_golden
 from shared.golden import golden_outputs
 from shared.litert import Floats, Model, Part
@@ -85,7 +86,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             "classes": project.classes,
             "preprocess": msgspec.to_builtins(how),
         },
-        versions=_versions(),
+        versions=_versions(train_settings),
     )
     backbone_bytes = export_backbone(settings.cache_folder, how, train_settings.backbone, train_settings.features)
     part = Part(backbone_bytes, name="backbone")
@@ -115,6 +116,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     ids = [one for one in data.ids if one in vectors]
     y, holdout, since = data.labels[usable], data.holdout[usable], data.since[usable]
     train = ~holdout
+    near = data.near[usable][train]
     lease.write(
         snapshot=data.sha256,
         labels=data.field_labels,
@@ -128,7 +130,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     story = Story(lease)
     checkpoint = _checkpoint(settings, run_id, train_settings, data)
     if train_settings.kind == "linear":
-        result = train_head(x[train], y[train], len(project.classes), train_settings, story.told)
+        result = train_head(x[train], y[train], len(project.classes), train_settings, story.told, near=near)
     elif train_settings.kind == "mlp":
         from hub.mlp import train_mlp
 
@@ -136,6 +138,8 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             *(x[train], y[train], len(project.classes), train_settings, story.told),
             checkpoint=checkpoint,
             check=lease.check,
+            inside=story.inside,
+            near=near,
         )
     else:
         from hub.finetune import finetune
@@ -149,6 +153,8 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
             progress=story.told,
             checkpoint=checkpoint,
             check=lease.check,
+            inside=story.inside,
+            near=near,
         )
         lease.write(step="converting the backbone", progress=0.7)
         backbone_bytes = convert(tuned.net, how.size)
@@ -166,8 +172,10 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     lease.write(step="exporting", progress=0.82)
     head_bytes = export_head(result.head)
     golden_ids = _golden_ids(data, usable)
-    golden_bytes = _golden(store, backbone, part, settings, golden_ids)
-    references = references_part(x[train], _references(store, settings, backbone))
+    # Cameras need not fetch others where these still serve.
+    before = _earlier(store, settings, run_id, backbone)
+    golden_bytes = before.golden or golden_part(_pictures(store, golden_ids), part, how)
+    references = references_part(x[train], before.references)
     head, golden, *more = store.blobs.put([head_bytes, golden_bytes, *([references] if references else [])])
     decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
     thresholds = list(decision.thresholds) if decision is not None else []
@@ -220,48 +228,29 @@ def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSetti
     return settings.train, None, Standing()
 
 
-def again(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> int:
-    """Queue a run with the settings and the data of an earlier one; returns its id. TrainError when that cannot be."""
-    project = settings.project
-    with store.read() as session:
-        old = session.get(Run, run_id)
-    if old is None or old.project != project.name:
-        raise TrainError("does not exist", subject=f"run {run_id}")
-    if not old.snapshot or recalled(store, project.name, project.classes, old.snapshot) is None:
-        raise TrainError("did not keep its data", subject=f"run {run_id}", remedy="Start a new run")
-    same = {"classes": project.classes, "preprocess": msgspec.to_builtins(project.preprocess)}
-    if differ := [name for name, value in same.items() if old.settings.get(name) != value]:
-        raise TrainError(
-            f"had another project.{' and project.'.join(differ)}", subject=f"run {run_id}", remedy="Set that as it was"
-        )
-    with store.write() as session:
-        run = Run(
-            project=project.name,
-            why=f"run {run_id} again",
-            created_at=clock.utc(),
-            snapshot=old.snapshot,
-            settings=old.settings,
-            holdout=old.holdout,
-            left_out=old.left_out,
-            doubt=old.doubt,
-        )
-        session.add(run)
-        session.flush()
-    return run.id or 0
+def _versions(train: TrainSettings) -> dict[str, str]:
+    """Of what a result may depend on, and the device that it is trained on."""
+    if train.kind == "linear":
+        device = "cpu"
+    else:
+        from hub.epochs import device_name
 
-
-def _versions() -> dict[str, str]:
-    """Of what a result may depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+        device = device_name(train)
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "opencv": cv2.__version__,  # of whichever of its packages is installed
+        "device": device,
+    }
 
 
 def _checkpoint(settings: HubSettings, run_id: int, train: TrainSettings, data: Snapshot) -> Checkpoint:
     """Named by all that decides the training, so that nothing else is ever resumed from it."""
-    decides = [run_id, data.sha256, msgspec.to_builtins(train), settings.project.classes, _versions()]
+    decides = [run_id, data.sha256, msgspec.to_builtins(train), settings.project.classes, _versions(train)]
     name = hashlib.sha256(
         msgspec.json.encode([*decides, str(settings.state_folder), msgspec.to_builtins(settings.project.preprocess)])
     ).hexdigest()
-    return Checkpoint(settings.cache_folder / f"run-{name[:16]}.checkpoint", name)
+    return Checkpoint(path_of(settings.cache_folder, name), name)
 
 
 def _embedded(
@@ -332,6 +321,14 @@ def _doubt(
             )
             for one in found
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """Golden part and references that a model by the same backbone had; None where there are none to go on with."""
+
+    golden: bytes | None = None
+    references: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,23 +504,31 @@ def _golden_ids(data: Snapshot, usable: NDArray[np.bool_]) -> list[int]:
     return sorted(ids)[:GOLDEN_IMAGES]
 
 
-def _references(store: Store, settings: HubSettings, backbone: str) -> bytes | None:
-    """The released references, where the backbone is the same."""
+def _earlier(store: Store, settings: HubSettings, run_id: int, backbone: str) -> _Earlier:
+    """What a repeated run had, or else what is released, as far as it is by the same backbone."""
+    with store.read() as session:
+        run = session.get(Run, run_id)
+    if run is not None and run.parts:
+        mine = run.parts.get("backbone") == backbone
+        golden, references = (_kept(store, run.parts.get(name, "")) for name in ("golden", "references"))
+        return _Earlier(golden, references) if mine else _Earlier()
     release = _latest(store, settings.project.name)
     spec = msgspec.convert(release.model, ModelSpec) if release is not None else None
-    if spec is None or spec.references is None or spec.backbone.sha256 != backbone:
+    if spec is None or spec.backbone.sha256 != backbone:
+        return _Earlier()
+    same = spec.preprocess == settings.project.preprocess
+    return _Earlier(
+        golden=store.blobs.read(spec.golden.sha256) if same else None,
+        references=store.blobs.read(spec.references.sha256) if spec.references is not None else None,
+    )
+
+
+def _kept(store: Store, sha256: str) -> bytes | None:
+    """None where a repeated run had no such part, or it is gone: it is made anew, and the comparison tells."""
+    try:
+        return store.blobs.read(sha256) if sha256 else None
+    except StoreError:
         return None
-    return store.blobs.read(spec.references.sha256)
-
-
-def _golden(store: Store, backbone: str, part: Part, settings: HubSettings, ids: list[int]) -> bytes:
-    """The golden part: the released one where the backbone is the same, so that cameras need not fetch another."""
-    release = _latest(store, settings.project.name)
-    if release is not None:
-        spec = msgspec.convert(release.model, ModelSpec)
-        if spec.backbone.sha256 == backbone and spec.preprocess == settings.project.preprocess:
-            return store.blobs.read(spec.golden.sha256)
-    return golden_part(_pictures(store, ids), part, settings.project.preprocess)
 
 
 def _pictures(store: Store, ids: list[int]) -> list[Pixels]:

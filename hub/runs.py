@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
+from hub import checkpoint
 from hub.store import Store
 from hub.tables import Run
 from shared.clock import Clock
@@ -14,17 +15,21 @@ from shared.errors import TrainError
 
 log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 2
+SWEEP_EVERY_S = 3600.0
+"""Seconds between two looks for old checkpoints."""
 
 
 class Runs:
     """Queues, starts, watches and ends the runs of a project; used under the daemon's lock.
 
-    config: path of the hub's settings file, which the run's process reads again.
+    config: path of the hub's settings file, which the run's process reads again. cache: folder of the checkpoints.
     """
 
-    def __init__(self, project: str, config: Path, store: Store, clock: Clock) -> None:
+    def __init__(self, project: str, config: Path, cache: Path, store: Store, clock: Clock) -> None:
         self._project = project
         self._config = config
+        self._cache = cache
+        self._sweep_at = float("-inf")
         self._store = store
         self._clock = clock
         self.process: subprocess.Popen[bytes] | None = None
@@ -34,26 +39,24 @@ class Runs:
         """End the run that is under way; the next start takes it up again."""
         if self.process is None:
             return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self._end(self.process)
         self._put_back()
 
     def queue(self, why: str) -> int:
         """Queue a run; returns its id. TrainError when one is under way already."""
         with self._store.write() as session:
-            busy = session.exec(
-                select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
-            ).first()
-            if busy is not None:
-                raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
+            self._check_idle(session)
             run = Run(project=self._project, why=why, created_at=self._clock.utc(), step="waiting to start")
             session.add(run)
             session.flush()
         return run.id or 0
+
+    def make_way(self) -> None:
+        """End what is left of a run that was cancelled a moment ago. TrainError when one is under way."""
+        with self._store.read() as session:
+            self._check_idle(session)
+        if self.process is not None:
+            self._end(self.process)
 
     def cancel(self, run_id: int) -> None:
         """Cancel a queued or running run."""
@@ -83,6 +86,7 @@ class Runs:
                 .order_by(col(Run.id))
             ).first()
         if run is None or run.id is None:
+            self._sweep()
             return
         if run.state == "running" and run.lease_until is not None and run.lease_until > self._clock.utc():
             return  # another hub's process has it
@@ -97,6 +101,30 @@ class Runs:
             command = [sys.executable, "-m", "hub", "train", "--config", str(self._config), "--run", str(run.id)]
             self.process = subprocess.Popen(command)
             self._run_id = run.id
+
+    def _check_idle(self, session: Session) -> None:
+        busy = session.exec(
+            select(Run).where(Run.project == self._project, col(Run.state).in_(["queued", "running"]))
+        ).first()
+        if busy is not None:
+            raise TrainError("is under way already", subject=f"run {busy.id}", remedy="Wait for it, or cancel it")
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _sweep(self) -> None:
+        """Let go of old checkpoints, now and then."""
+        now = self._clock.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY_S
+            if count := checkpoint.sweep(self._cache, self._clock.utc()):
+                log.info("%d old checkpoints were deleted", count)
 
     def _settle(self, code: int) -> None:
         """The run's process ended."""

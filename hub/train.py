@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub import logistic
-from hub.folds import auc_of, folds_of, log_loss, softmax, temperature_of, weights_of
+from hub.folds import auc_of, fold_count, folds_of, log_loss, softmax, temperature_of, weights_of
 from hub.head import Head, place_of
 from hub.settings import TrainSettings
 from shared.errors import TrainError
@@ -41,6 +41,19 @@ class Progress:
     steps: int
     loss: float
     metric: float
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Within an epoch: so many of the steps are done, at most, and this share of the next one, above 0 to 1.
+
+    loss: the mean so far, on what is trained on.
+    """
+
+    step: int
+    steps: int
+    share: float
+    loss: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +90,27 @@ class Trained:
 
 
 def train_head(
-    embeddings: Floats, labels: AnyLabels, classes: int, settings: TrainSettings, progress: Callable[[Progress], None]
+    embeddings: Floats,
+    labels: AnyLabels,
+    classes: int,
+    settings: TrainSettings,
+    progress: Callable[[Progress], None],
+    *,
+    near: Labels | None = None,
 ) -> Trained:
     """Train on float32 [n, dims] and int [n] in 0..classes-1, repeatable bit by bit; TrainError says what lacks.
 
-    `progress` is called after each fit, in this thread; what it raises ends the run.
+    near: int [n], groups of near-copies, which `hub.folds.folds_of` keeps together. `progress` is called after each
+    fit, in this thread; what it raises ends the run.
     """
     from threadpoolctl import threadpool_limits
 
     begin = time.perf_counter()
     x, y = checked(embeddings, labels, classes, settings)
-    folds = min(settings.folds, int(np.bincount(y, minlength=classes).min()))
+    folds = fold_count(y, classes, settings.folds, near)
     strengths = sorted(settings.l2, reverse=True)
     steps = folds * len(strengths) + 1
-    side = folds_of(y, folds, np.random.default_rng(settings.seed))
+    side = folds_of(y, folds, np.random.default_rng(settings.seed), near)
     held_out = np.zeros((len(strengths), len(y), classes))
     with threadpool_limits(settings.threads):  # more are slower on problems this small, and far worse when shared
         for fold in range(folds):

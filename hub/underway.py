@@ -10,7 +10,7 @@ from typing import Any
 
 from hub.store import Store
 from hub.tables import Run
-from hub.train import Progress
+from hub.train import Inside, Progress
 from shared.clock import Clock
 from shared.errors import HoneError, RunCancelledError, TrainError
 
@@ -71,28 +71,45 @@ class Lease:
 
 
 class Story:
-    """Tells the row how far a training is, twice a second at most. Steps that are left are counted as if all came."""
+    """Tells the row how far a training is, twice a second at most. Steps that are left are counted as if all came.
+
+    Where their number changes, since a training stopped early, the steps from then on have a clock of their own: they
+    are of another kind, and those that were left out took no time.
+    """
 
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
-        self._begun = time.monotonic()
-        self._first: int | None = None
+        self._begun = self._last = time.monotonic()
+        self._first = self._steps = 0
         self._written = -math.inf
         self._curve: list[float] = []
+        self._scores: dict[str, float] = {}
 
     def told(self, progress: Progress) -> None:
         """After each step; RunCancelledError, if the run was cancelled."""
         self._lease.check()
-        now = time.monotonic()
         self._curve.append(round(progress.loss, 5))
-        self._first = progress.step - 1 if self._first is None else self._first
+        self._scores = {"loss": round(progress.loss, 5), "metric": round(progress.metric, 5)}
+        self._tell(progress.step - 1, 1.0, progress.steps, self._scores)
+
+    def inside(self, at: Inside) -> None:
+        """Within a step, as often as it comes. Before the first step is done the loss is that of its own images."""
+        self._tell(at.step, at.share, at.steps, self._scores or {"loss": round(at.loss, 5)})
+
+    def _tell(self, done: int, share: float, steps: int, scores: dict[str, float]) -> None:
+        """So many steps are done, and this share, above 0, of the next one."""
+        now = time.monotonic()
+        if steps != self._steps:
+            self._steps, self._first, self._begun = steps, done, self._last
+        self._last = now
         if now - self._written < TELL_S:
             return
         self._written = now
-        left = (now - self._begun) / (progress.step - self._first) * (progress.steps - progress.step)
+        at = done + share
+        left = (now - self._begun) / (at - self._first) * (steps - at)
         self._lease.write(
-            step=f"training ({progress.step} of {progress.steps})",
-            progress=0.5 + 0.2 * progress.step / max(1, progress.steps),
+            step=f"training ({math.floor(at)} of {steps})",
+            progress=0.5 + 0.2 * at / max(1, steps),
             curve=self._curve,
-            fit={"loss": round(progress.loss, 5), "metric": round(progress.metric, 5), "eta_s": round(left, 1)},
+            fit={**scores, "eta_s": round(left, 1)},
         )

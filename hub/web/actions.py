@@ -32,6 +32,14 @@ class Actions(Protocol):
         """Cancel a queued or running run."""
         ...
 
+    def resume_run(self, run_id: int) -> None:
+        """Queue a cancelled or failed run once more, to go on from its checkpoint; TrainError when that cannot be."""
+        ...
+
+    def repeat_run(self, run_id: int) -> int:
+        """Queue a run with the settings and data of this one; returns its id. TrainError when that cannot be."""
+        ...
+
     def release_run(self, run_id: int, note: str) -> int:
         """Release the model of a finished run; returns the release number."""
         ...

@@ -280,6 +280,21 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         actions.cancel_run(run)
         return Done()
 
+    @api.post("/runs/{run}/resume")
+    def resume_run(run: RowId) -> Done:
+        """Queue a cancelled or failed run once more, with its settings and data; it goes on from its checkpoint."""
+        if (state := _found(views.run(run), "run").state) not in ("cancelled", "failed"):
+            raise HTTPException(409, f"run {run} is {state}; only a cancelled or failed run can be resumed")
+        actions.resume_run(run)
+        return Done()
+
+    @api.post("/runs/{run}/again", status_code=201)
+    def repeat_run(run: RowId) -> Number:
+        """Queue another run with the settings and data of this one; 409 when it did not keep them."""
+        if not _found(views.run(run), "run").snapshot:
+            raise HTTPException(409, f"run {run} did not keep its data; start a new one")
+        return Number(id=actions.repeat_run(run))
+
     @api.get("/releases")
     def releases(limit: Limit = 50, offset: Offset = 0) -> list[ReleaseView]:
         """Releases, the newest first."""

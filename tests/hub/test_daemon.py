@@ -596,6 +596,39 @@ def test_a_run_is_cancelled_while_it_trains(scene, taught):
         daemon.cancel_run(99)
 
 
+def test_a_run_is_resumed_and_repeated_one_at_a_time(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    daemon = Daemon(one.settings, one.config, one.store, one.clock)  # not started: nothing takes a run
+    number = daemon.start_run("to be cancelled")
+    daemon.cancel_run(number)
+    assert daemon.repeat_run(1) == number + 1
+    for refused in (lambda: daemon.resume_run(number), lambda: daemon.repeat_run(1)):
+        with pytest.raises(TrainError, match=f"run {number + 1}: is under way already"):
+            refused()
+    daemon.cancel_run(number + 1)
+    daemon.resume_run(number)
+    assert [(row.state, row.why) for row in one.rows(Run)][1:] == [
+        ("queued", "to be cancelled"),
+        ("cancelled", "run 1 again"),
+    ]
+    daemon.cancel_run(number)
+    with pytest.raises(TrainError, match=f"run {number}: did not keep its data"):
+        daemon.repeat_run(number)
+
+
+def test_what_is_left_of_a_cancelled_run_is_ended_before_it_is_resumed(scene, taught):
+    one = scene(taught=taught, more=FAST)
+    daemon = one.start()
+    number = daemon.start_run("to be cancelled")
+    until(lambda: one.run(number).state == "running", "the process")
+    process = daemon._runs.process
+    daemon.cancel_run(number)
+    daemon.resume_run(number)
+    assert process.returncode is not None
+    until(lambda: one.run(number).state == "done", "the resumed run")
+    assert one.run(number).pid != process.pid
+
+
 def test_a_queued_run_is_cancelled_and_the_policy_does_not_start_it_anew(scene, clock):
     one = scene(clock=clock, more="[retrain]\nevery_labels = 3\n")
     ids = [add_image(one.store, state="verified") for _ in range(8)]

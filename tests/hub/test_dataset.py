@@ -94,6 +94,38 @@ def test_the_lines_are_the_blob_of_the_snapshots_name_and_bring_it_back(store, m
     assert back.left_out == 1
 
 
+def test_near_copies_to_train_on_are_groups_of_the_snapshot_for_good(store):
+    classes = CLASSES
+    images = [add_image(store, b"%d" % one, label=classes[one % 2], decided=True) for one in range(5)]
+    held = [add_image(store, b"h%d" % one, label="good", decided=True, split="holdout") for one in range(2)]
+    divide(store)
+    plain = snapshot(store, "cells", classes)
+    assert len(set(plain.near.tolist())) == 7
+    assert all(len(line.split(" ")) == 3 for line in plain.lines.decode().splitlines()), "as ever"
+    with store.write() as session:
+        for members in (images[1:4], held):
+            name = session.get(Assignment, members[0]).near
+            for one in members:
+                row = session.get(Assignment, one)
+                row.near = name
+                session.add(row)
+    taken = snapshot(store, "cells", classes)
+    of = dict(zip(taken.ids, taken.near.tolist(), strict=True))
+    assert len({of[one] for one in images[1:4]}) == 1
+    assert len(set(of.values())) == 5, "of those held out nobody asks"
+    assert taken.sha256 != plain.sha256
+    store.blobs.put([taken.lines, plain.lines])
+    with store.write() as session:
+        row = session.get(Assignment, images[4])
+        row.near = session.get(Assignment, images[1]).near  # a bridge was found since then
+        session.add(row)
+    for one in (taken, plain):
+        back = recalled(store, "cells", classes, one.sha256)
+        assert (back.ids, back.sha256, back.labels.tolist()) == (one.ids, one.sha256, one.labels.tolist())
+        pairs = set(zip(back.near.tolist(), one.near.tolist(), strict=True))
+        assert len(pairs) == len(set(one.near.tolist())) == len(set(back.near.tolist())), "the same groups"
+
+
 def test_what_is_gone_is_told(store):
     first = add_image(store, b"1", label="good", decided=True)
     add_image(store, b"2", label="defect", decided=True)

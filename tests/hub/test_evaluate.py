@@ -197,6 +197,31 @@ def test_a_better_model_is_better_and_the_other_way_round_worse():
     assert f"{up.old_auc:.3f} to {up.new_auc:.3f}" in up.reason
 
 
+def test_the_reason_tells_both_gains_with_their_intervals_and_mcnemars_p():
+    (weak, y), (strong, _) = world(600, 0.8, seed=1), world(600, 2.5, seed=1)
+    for got, verdict in ((compare(weak, strong, y), "lies above 0"), (compare(strong, weak, y), "lies below 0")):
+        auc, right = got.auc_gain, got.accuracy_gain
+        for one in (auc, right):
+            assert f"{one.value:+.3f}, 95 % interval {one.low:+.3f} to {one.high:+.3f}" in got.reason
+        assert f"accuracy from {got.old_accuracy:.3f} to {got.new_accuracy:.3f}" in got.reason
+        assert f"McNemar's p {got.mcnemar_p:.2g}" in got.reason
+        assert got.reason.endswith(f"all of AUC's interval {verdict}")
+    same = compare(weak, weak, y)
+    assert same.reason.endswith("AUC's interval contains 0, so chance may explain the difference")
+
+
+def test_a_model_that_ranks_better_and_labels_worse_by_its_thresholds_is_the_same():
+    (weak, y), (strong, _) = world(600, 0.8, seed=1), world(600, 2.5, seed=1)
+    wild = compare(weak, strong, y, new_thresholds=[0.95, 0.05])
+    assert wild.auc_gain.low > 0 > wild.accuracy_gain.high
+    assert wild.verdict == "same"
+    assert "AUC is better, but by its thresholds it labels more images wrong" in wild.reason
+    unsure = compare(weak, strong, y, new_thresholds=[0.8, 0.2])
+    assert unsure.accuracy_gain.low < 0 < unsure.accuracy_gain.high
+    assert unsure.verdict == "better", "what chance may explain takes nothing back"
+    assert compare(strong, weak, y, old_thresholds=[0.95, 0.05]).verdict == "worse", "more right labels save no ranking"
+
+
 def test_a_model_is_the_same_as_itself():
     p, y = world(300, 1.0)
     got = compare(p, p, y)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import hub.finetune
 from hub.checkpoint import Checkpoint
 from hub.export import convert, lite0
 from hub.finetune import augmented, finetune
@@ -51,6 +52,15 @@ def test_only_the_last_blocks_change(embeddings):
     assert (seen[0].step, seen[0].steps) == (1, 4)
 
 
+def test_near_copies_are_held_out_together(embeddings):
+    near = np.array([0, 1, 0, 1, *range(2, 14)])
+    tuned, _ = run(embeddings, near=near)
+    rows = set(tuned.trained.oof_rows.tolist())
+    assert {0, 2} <= rows or not {0, 2} & rows
+    assert {1, 3} <= rows or not {1, 3} & rows
+    assert len(near[tuned.trained.oof_rows]) == len(rows)
+
+
 def test_all_layers_change_and_the_loss_falls(embeddings):
     tuned, _ = run(embeddings, msgspec.structs.replace(QUICK, kind="full", epochs=4, learning_rate=0.001))
     names = changed(tuned.net)
@@ -58,6 +68,40 @@ def test_all_layers_change_and_the_loss_falls(embeddings):
     assert "_blocks.3._project_conv.weight" in names
     longer, _ = run(embeddings, msgspec.structs.replace(QUICK, epochs=8, patience=8, learning_rate=0.001))
     assert longer.trained.losses[-1] < longer.trained.losses[0] or longer.trained.epochs == 1
+
+
+def test_with_mixed_precision_the_frozen_blocks_are_mixed_too(embeddings, monkeypatch):
+    seen = []
+    through = hub.finetune._Task._through
+    monkeypatch.setattr(
+        hub.finetune._Task, "_through", lambda *args: seen.append(through(*args).dtype) or through(*args)
+    )
+    mixed = msgspec.structs.replace(QUICK, precision="mixed")
+    tuned, _ = run(embeddings, mixed)
+    assert set(seen) == {torch.bfloat16}
+    assert tuned.trained.head.weights.dtype == np.float32
+    assert tuned.trained.oof_auc > 0.5
+    seen.clear()
+    run(embeddings, QUICK)
+    assert set(seen) == {torch.float32}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+@pytest.mark.parametrize("kind", ["blocks", "full"])
+def test_a_gpu_learns_what_the_processor_learns(embeddings, tmp_path, kind, precision):
+    settings = msgspec.structs.replace(QUICK, kind=kind, precision=precision)
+    here, _ = run(embeddings, msgspec.structs.replace(settings, device="cpu"))
+    checkpoint = Checkpoint(tmp_path / "one", "one", every_s=0)
+    there, _ = run(embeddings, msgspec.structs.replace(settings, device="cuda"), checkpoint=checkpoint)
+    assert changed(there.net) == changed(here.net)
+    assert {one.device.type for one in there.net.state_dict().values()} == {"cpu"}
+    both = np.corrcoef(there.trained.head.weights.ravel(), here.trained.head.weights.ravel())
+    assert both[0, 1] > 0.95, "rounded otherwise, and no more"
+    assert there.trained.oof_auc == pytest.approx(here.trained.oof_auc, abs=0.1)
+    resumed, seen = run(embeddings, msgspec.structs.replace(settings, device="cuda"), checkpoint=checkpoint)
+    assert len(seen) < 4
+    assert resumed.trained.epochs == there.trained.epochs
 
 
 def test_it_is_repeatable_and_goes_on_where_it_was(embeddings, tmp_path):

@@ -287,6 +287,38 @@ def test_train_by_hand_tells_the_verdict(capsys, tmp_path, taught):
     assert re.search(rf"run 2: first {reason}, AUC [01]\.\d{{3}}", capsys.readouterr().out)
 
 
+def test_a_repeated_run_is_compared_part_by_part(capsys, tmp_path, taught):
+    from tests.hub.conftest import CACHE
+
+    shutil.copytree(taught / "state", tmp_path / "state")
+    config = toml_in(tmp_path, more=f'cache = "{CACHE}"\n')
+    assert main(["train", "--config", str(config), "--again", "1"]) == 0
+    assert "the same as run 1, bit by bit" in capsys.readouterr().out
+    store = open_store(read(config))
+    with store.write() as session:
+        run = session.get(Run, 1)
+        run.parts = {**run.parts, "references": "f" * 64}
+        session.add(run)
+    assert main(["train", "--config", str(config), "--again", "1"]) == 1
+    assert "not the same as run 1: references; that had the same versions" in capsys.readouterr().out
+
+
+def test_a_run_that_was_cancelled_is_resumed_by_hand(capsys, tmp_path, taught):
+    from tests.hub.conftest import CACHE
+
+    shutil.copytree(taught / "state", tmp_path / "state")
+    config = toml_in(tmp_path, more=f'cache = "{CACHE}"\n[train]\nl2 = [0.01]\nfolds = 2\n')
+    assert main(["train", "--config", str(config), "--resume", "1"]) == 1
+    assert "run 1: cannot be resumed" in one_line(capsys)
+    store = open_store(read(config))
+    with store.write() as session:
+        run = session.get(Run, 1)
+        run.state = "cancelled"
+        session.add(run)
+    assert main(["train", "--config", str(config), "--resume", "1"]) == 0
+    assert "run 1: first" in capsys.readouterr().out
+
+
 # -- settings
 
 

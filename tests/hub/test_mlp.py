@@ -3,9 +3,10 @@
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from hub.checkpoint import Checkpoint
-from hub.epochs import Trainer
+from hub.epochs import Trainer, device_name
 from hub.export import export_head
 from hub.mlp import train_mlp
 from hub.settings import TrainSettings
@@ -70,6 +71,16 @@ def test_out_of_fold_predictions_cover_every_image_once_and_are_calibrated():
     weights = np.where(y[trained.oof_rows] == 1, 1 / 80, 1 / 120)
     assert weights @ loss == pytest.approx(trained.oof_log_loss)
     assert 0.1 <= trained.temperature <= 10
+
+
+def test_near_copies_do_not_promise_what_is_not_there():
+    rng = np.random.default_rng(0)
+    near = np.repeat(np.arange(24), 5)
+    y = rng.integers(0, 2, 24)[near]
+    x = (rng.normal(size=(24, 32))[near] + rng.normal(0, 0.01, (120, 32))).astype(np.float32)
+    settings = msgspec.structs.replace(QUICK, epochs=30, patience=30)
+    assert run(x, y, settings)[0].oof_auc > 0.9
+    assert run(x, y, settings, near=near)[0].oof_auc < 0.8
 
 
 def test_it_is_repeatable_bit_by_bit_and_the_seed_matters():
@@ -149,9 +160,20 @@ def test_a_checkpoint_of_another_training_or_a_broken_one_is_not_used(tmp_path):
     Checkpoint(path, "one").drop()
 
 
-def test_a_gpu_that_is_not_there_is_told():
-    import torch
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("precision", ["float32", "mixed"])
+def test_a_gpu_learns_what_the_processor_learns(precision):
+    x, y = clouds([60, 60], apart=3)
+    settings = msgspec.structs.replace(QUICK, precision=precision, dropout=0.0)
+    here, _ = run(x, y, msgspec.structs.replace(settings, device="cpu"))
+    there, _ = run(x, y, msgspec.structs.replace(settings, device="cuda"))
+    assert device_name(msgspec.structs.replace(settings, device="cuda")) == f"cuda {torch.cuda.get_device_name()}"
+    assert accuracy(there.head, x, y) > 0.9
+    assert there.oof_auc == pytest.approx(here.oof_auc, abs=0.02)
+    np.testing.assert_allclose(there.head.probabilities(x), here.head.probabilities(x), atol=0.05)
 
+
+def test_a_gpu_that_is_not_there_is_told():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     x, y = clouds([20, 20])
@@ -168,8 +190,6 @@ def test_what_cannot_be_learned_from_is_refused():
 
 
 def test_a_loss_that_explodes_is_told():
-    import torch
-
     class Task:
         def make(self, rows):
             return torch.nn.Linear(2, 2)
@@ -180,6 +200,20 @@ def test_a_loss_that_explodes_is_told():
     trainer = Trainer(Task(), np.arange(8) % 2, 2, msgspec.structs.replace(QUICK, learning_rate=1.0))
     with pytest.raises(TrainError, match=r"loss became (nan|inf) in epoch \d+.*learning_rate"):
         trainer.learn([np.arange(2)], lambda _: None)
+
+
+def test_each_batch_is_told_with_the_loss_so_far():
+    x, y = clouds([40, 40])
+    told = []
+    settings = msgspec.structs.replace(QUICK, batch_size=8, epochs=3, patience=3)
+    trained, seen = run(x, y, settings, inside=told.append)
+    first = [one for one in told if one.step == 0]
+    assert len(first) == 2 * (5 + 5), "two folds, to train on and to predict"
+    assert (first[0].share, first[-1].share, first[0].steps) == (1 / 20, 1.0, 6)
+    assert 0 < first[-1].loss < 2
+    last = [one for one in told if one.step == seen[-1].step - 1]
+    assert (len(last), last[-1].share, last[-1].steps) == (10, 1.0, 3 + trained.epochs)
+    assert last[-1].loss == pytest.approx(trained.losses[-1], abs=1e-6)
 
 
 def test_after_each_batch_it_can_be_ended():

@@ -4,29 +4,35 @@ import os
 import shutil
 from datetime import timedelta
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
 from sqlmodel import col, select
 
 import hub.checkpoint
+import hub.mlp
 import hub.run
-from hub import embed
+from hub import embed, named
 from hub.dataset import snapshot
 from hub.drift import Sample
-from hub.export import export_head
+from hub.export import export_head, golden_part
 from hub.release import PARTS, model_of
-from hub.run import again, execute
+from hub.repeat import again, resume
+from hub.run import execute
+from hub.runs import Runs
 from hub.settings import DriftSettings, SplitSettings
 from hub.tables import Assignment, Embedding, Image, Look, Reference, Release, Run, Suspect
 from hub.train import train_head
-from hub.underway import LEASE, Story
+from hub.underway import LEASE, Lease, Story
 from shared.errors import ConfigError, ModelError, PartError, RunCancelledError, TrainError
 from shared.golden import check
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
 from shared.manifest import ModelSpec, PartSpec
+from shared.preprocess import decode
 from shared.references import decode as decode_references
+from shared.references import encode as encode_references
 from tests.fakes.listener import wait_until
 from tests.fakes.models import mean_backbone
 from tests.hub.conftest import CACHE
@@ -150,14 +156,13 @@ def test_the_first_run_makes_a_model_that_works(learned):
     assert run.evaluation["auc"]["value"] > 0.95
     assert run.pid == os.getpid()
     assert run.versions["torch"]
+    assert (run.versions["opencv"], run.versions["device"]) == (cv2.__version__, "cpu")
     assert run.snapshot == snapshot(store, "cells", CLASSES).sha256
     assert len(run.curve) > 1
     assert np.shape(run.golden_probabilities) == (4, 2)
     assert len(decode_references(store.blobs.read(run.parts["references"]), 1280)) == 16 // 4
     backbone, head = (Part(store.blobs.read(run.parts[one]), name=one) for one in ("backbone", "head"))
     model = Model(backbone, head, CLASSES, settings.project.preprocess)
-    from shared.preprocess import decode
-
     for seed in (70_001, 70_002):
         for label in (0, 1):
             assert model.predict(decode(picture(seed, defect=bool(label)))).best == label
@@ -401,7 +406,7 @@ def test_a_cancelled_run_stops_at_its_next_step_and_stays_cancelled(learned, clo
     settings, store = learned
     seen = []
 
-    def cancelling(x, y, classes, train, progress):
+    def cancelling(x, y, classes, train, progress, **more):
         def told(one):
             seen.append(one.step)
             if len(seen) == 1:
@@ -411,7 +416,7 @@ def test_a_cancelled_run_stops_at_its_next_step_and_stays_cancelled(learned, clo
                     session.add(run)
             progress(one)
 
-        return train_head(x, y, classes, train, told)
+        return train_head(x, y, classes, train, told, **more)
 
     monkeypatch.setattr(hub.run, "train_head", cancelling)
     with pytest.raises(RunCancelledError):
@@ -425,12 +430,12 @@ def test_while_it_runs_the_row_carries_a_lease_that_is_renewed(learned, clock, m
     settings, store = learned
     seen = []
 
-    def slow(*args):
+    def slow(*args, **more):
         seen.append(get_run(store, 2))
         clock.advance(20)
         expected = clock.utc() + LEASE
         wait_until(lambda: get_run(store, 2).lease_until == expected, "the renewed lease", seconds=20)
-        return train_head(*args)
+        return train_head(*args, **more)
 
     monkeypatch.setattr(hub.run, "train_head", slow)
     execute(settings, store, queue(store), clock)
@@ -503,6 +508,37 @@ def test_a_repeated_run_keeps_its_sides_its_holdout_and_its_doubt(learned, clock
     assert run.evaluation == first.evaluation
 
 
+def test_a_repeated_run_has_the_golden_part_and_the_references_of_its_day(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    part = Part(store.blobs.read(first.parts["backbone"]), name="backbone")
+    golden = golden_part([decode(picture(70_001))], part, settings.project.preprocess)
+    rows = decode_references(store.blobs.read(first.parts["references"]), 1280)
+    other = dict(zip(("golden", "references"), store.blobs.put([golden, encode_references(rows[::-1])]), strict=True))
+    old = Run(parts={**first.parts, **other}, golden_probabilities=first.golden_probabilities)
+    release_with(store, old, store.blobs.read(first.parts["head"]))
+    with store.write() as session:
+        release = session.exec(select(Release)).one()
+        spec = PartSpec(sha256=other["references"], size=len(store.blobs.read(other["references"])))
+        release.model = {**release.model, "references": msgspec.to_builtins(spec)}
+        session.add(release)
+    execute(settings, store, fresh := queue(store), clock)
+    assert get_run(store, fresh).parts == old.parts, "a new run takes over what is released"
+    execute(settings, store, number := again(settings, store, 1, clock), clock)
+    run = get_run(store, number)
+    assert run.parts == first.parts
+    assert run.golden_probabilities == first.golden_probabilities
+
+
+def test_parts_of_a_repeated_run_that_are_gone_are_made_anew(learned, clock):
+    settings, store = learned
+    first = get_run(store, 1)
+    for name in ("golden", "references"):
+        store.blobs.path(first.parts[name]).unlink()
+    execute(settings, store, number := again(settings, store, 1, clock), clock)
+    assert get_run(store, number).parts == first.parts, "by the same data, so they are the same"
+
+
 def test_what_cannot_be_repeated_is_told(learned, clock):
     settings, store = learned
     with pytest.raises(TrainError, match="run 9: does not exist"):
@@ -548,6 +584,111 @@ def test_a_run_that_was_interrupted_goes_on_from_its_checkpoint_with_its_own_dat
     assert seen[0] == 3
     assert (run.state, run.snapshot, run.train_images) == ("done", before.snapshot, 16)
     assert not list((tmp_path / "cache").glob("*.checkpoint"))
+
+
+def test_a_cancelled_run_is_resumed_from_its_checkpoint_with_its_own_data_and_settings(
+    learned, clock, monkeypatch, tmp_path
+):
+    settings, store = learned
+    settings = msgspec.structs.replace(with_train(settings, **MLP), cache=str(tmp_path / "cache"))
+    shutil.copytree(CACHE, tmp_path / "cache")
+    monkeypatch.setattr(hub.checkpoint, "EVERY_S", 0)
+    runs, told, seen = Runs("cells", tmp_path / "hub.toml", tmp_path, store, clock), Story.told, []
+
+    def cancelling(self, progress):
+        told(self, progress)
+        seen.append(progress.step)
+        if progress.step == 3:
+            runs.cancel(number)
+            self._lease.write()
+
+    monkeypatch.setattr(Story, "told", cancelling)
+    number = queue(store)
+    with pytest.raises(RunCancelledError):
+        execute(settings, store, number, clock)
+    cancelled = get_run(store, number)
+    with store.read() as session:
+        assert cancelled.snapshot in named.parts(session), "neither backup nor fsck may forget its data"
+    add_image(store, picture(7000), label="good", decided=True)
+    resume(settings, store, number)
+    row = get_run(store, number)
+    assert (row.state, row.attempts, row.ended_at, row.pid) == ("queued", 0, None, None)
+    seen.clear()
+    monkeypatch.setattr(Story, "told", lambda self, progress: (seen.append(progress.step), told(self, progress)))
+    execute(with_train(settings, seed=5), store, number, clock)
+    run = get_run(store, number)
+    assert seen[0] == 3
+    assert (run.state, run.snapshot, run.settings["seed"]) == ("done", cancelled.snapshot, 0)
+
+
+def test_a_failed_run_is_resumed_and_what_cannot_be_is_told(learned, clock):
+    settings, store = learned
+    number = queue(store)
+    with store.write() as session:
+        run = session.get(Run, number)
+        run.sqlmodel_update({"state": "failed", "error": "no room", "attempts": 3, "ended_at": NOW})
+        session.add(run)
+    resume(settings, store, number)
+    assert (get_run(store, number).state, get_run(store, number).error) == ("queued", "")
+    with pytest.raises(TrainError, match=f"run {number}: cannot be resumed.*It is queued"):
+        resume(settings, store, number)
+    with pytest.raises(TrainError, match=r"run 1: cannot be resumed.*It is done"):
+        resume(settings, store, 1)
+    with pytest.raises(TrainError, match="run 9: does not exist"):
+        resume(settings, store, 9)
+    with store.write() as session:
+        run = session.get(Run, 1)
+        run.state = "cancelled"
+        session.add(run)
+    classes = msgspec.structs.replace(settings.project, classes=["good", "defect", "crack"])
+    with pytest.raises(TrainError, match=r"run 1: had another project\.classes"):
+        resume(msgspec.structs.replace(settings, project=classes), store, 1)
+    store.blobs.path(get_run(store, 1).snapshot).unlink()
+    with pytest.raises(TrainError, match="run 1: did not keep its data"):
+        resume(settings, store, 1)
+    assert get_run(store, 1).state == "cancelled"
+
+
+def test_old_checkpoints_go_when_no_run_is_under_way_and_the_last_ones_stay(settings, store, clock):
+    cache = settings.cache_folder
+    cache.mkdir()
+    names = [f"run-{number}.checkpoint" for number in range(8)] + ["run-8.checkpoint.tmp"]
+    for age, name in enumerate(names):
+        (cache / name).write_bytes(b"state")
+        at = clock.utc().timestamp() - age * 2 * 86_400
+        os.utime(cache / name, (at, at))
+    (cache / "backbone.tflite").write_bytes(b"model")
+    os.utime(cache / "backbone.tflite", (0, 0))
+    runs, busy = Runs("cells", cache / "none.toml", cache, store, clock), queue(store)
+    with store.write() as session:
+        run = session.get(Run, busy)
+        run.state, run.lease_until = "running", clock.utc() + LEASE
+        session.add(run)
+    runs.supervise()
+    assert len(list(cache.iterdir())) == 10, "its checkpoint may be any of them"
+    runs.cancel(busy)
+    runs.supervise()
+    assert {one.name for one in cache.iterdir()} == {*names[:4], "backbone.tflite"}, "those of the last 7 days"
+    for number in range(20, 30):
+        (cache / f"run-{number}.checkpoint").write_bytes(b"state")
+        os.utime(cache / f"run-{number}.checkpoint", (at, clock.utc().timestamp() - number))
+    runs.supervise()
+    assert len(list(cache.glob("*.checkpoint"))) == 14, "it does not look at every turn"
+    clock.advance(3601)
+    runs.supervise()
+    left = {f"run-{number}.checkpoint" for number in range(20, 24)}
+    assert {one.name for one in cache.glob("*.checkpoint")} == {*left, names[0]}
+
+
+def test_a_process_that_has_not_seen_its_end_loses_a_run_that_was_resumed(learned, clock):
+    settings, store = learned
+    runs, number = Runs("cells", settings.state_folder / "hub.toml", settings.cache_folder, store, clock), queue(store)
+    with Lease(store, number, clock) as lease:
+        runs.cancel(number)
+        resume(settings, store, number)
+        with pytest.raises(RunCancelledError):
+            lease.write(progress=0.9)
+    assert (get_run(store, number).state, get_run(store, number).progress) == ("queued", 0)
 
 
 def test_fine_tuned_blocks_are_a_new_backbone_with_embeddings_of_all_images(learned, clock):
@@ -620,6 +761,53 @@ def test_thresholds_travel_in_the_model_and_decide_the_label(learned, clock):
     [[good, alarms], [missed, found]] = get_run(store, 3).evaluation["confusion"]
     assert (good, missed) == (0, 0), "called defect, all of them, as cameras would"
     assert min(alarms, found) > 0
+
+
+def test_near_copies_are_not_on_both_sides_of_a_fold(learned, clock, monkeypatch):
+    settings, store = learned
+    trained = all_images(store, Image.split == "train")
+    copies = [one.id for one in trained if one.label == "good"][:3]
+    with store.write() as session:
+        for one in copies:
+            row = session.get(Assignment, one)
+            row.near = "0" * 64
+            session.add(row)
+    seen = {}
+
+    def grouped(x, y, classes, train, progress, *, near):
+        seen["near"] = near
+        return train_head(x, y, classes, train, progress, near=near)
+
+    monkeypatch.setattr(hub.run, "train_head", grouped)
+    execute(settings, store, number := queue(store), clock)
+    groups = dict(zip([one.id for one in trained], seen["near"].tolist(), strict=True))
+    assert len({groups[one] for one in copies}) == 1
+    assert len(set(groups.values())) == 14
+    first = get_run(store, number)
+    with store.write() as session:
+        for one in copies:
+            row = session.get(Assignment, one)
+            row.near = str(one).rjust(64, "0")
+            session.add(row)
+    execute(settings, store, repeated := again(settings, store, number, clock), clock)
+    assert get_run(store, repeated).parts == first.parts, "with the groups of its day"
+
+
+def test_the_row_names_the_gpu_that_a_training_uses(learned, clock, monkeypatch):
+    import torch
+
+    settings, store = learned
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+
+    def trained(*_, **__):
+        raise TrainError("enough")
+
+    monkeypatch.setattr(hub.mlp, "train_mlp", trained)
+    for number, (change, device) in enumerate([({}, "cuda NVIDIA H200"), ({"device": "cpu"}, "cpu")], 2):
+        with pytest.raises(TrainError, match="enough"):
+            execute(with_train(settings, **MLP, **change), store, queue(store), clock)
+        assert get_run(store, number).versions["device"] == device
 
 
 def test_a_share_of_the_images(learned, clock):

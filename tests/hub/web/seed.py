@@ -85,6 +85,16 @@ class FakeActions:
             run.state, run.ended_at = "cancelled", self.clock.utc()
             session.add(run)
 
+    def resume_run(self, run_id: int) -> None:
+        with self.store.write() as session:
+            run = session.get(Run, run_id)
+            assert run is not None
+            run.state, run.ended_at, run.error = "queued", None, ""
+            session.add(run)
+
+    def repeat_run(self, run_id: int) -> int:
+        return self.start_run(f"run {run_id} again")
+
     def release_run(self, run_id: int, note: str) -> int:
         if self.fails:
             raise BrokerError("is not there", subject="broker", remedy="Start it")

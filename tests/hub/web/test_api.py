@@ -243,6 +243,12 @@ def test_undo_takes_back_the_decision_named_and_no_other(web: TestClient, made: 
         ("/api/runs", {}, 409, "train"),
         ("/api/runs/999/cancel", {}, 404, "not_found"),
         ("/api/runs/4/cancel", {}, 409, "conflict"),
+        ("/api/runs/999/resume", {}, 404, "not_found"),
+        ("/api/runs/4/resume", {}, 409, "conflict"),
+        ("/api/runs/6/resume", {}, 409, "conflict"),
+        ("/api/runs/999/again", {}, 404, "not_found"),
+        ("/api/runs/5/again", {}, 409, "conflict"),
+        ("/api/runs/4/again", {}, 409, "train"),
         ("/api/releases", {"run": 999}, 404, "not_found"),
         ("/api/releases", {"run": 5}, 409, "conflict"),
         ("/api/releases", {"run": 4, "note": "x" * 501}, 422, "invalid"),
@@ -289,6 +295,21 @@ def test_runs_start_cancel_and_release(web: TestClient, made: Seeded) -> None:
     made.actions.fails = True
     refused = web.post("/api/releases", json={"run": 4})
     assert (refused.status_code, refused.json()["error"]) == (503, "broker")
+
+
+def test_runs_are_resumed_and_repeated(web: TestClient) -> None:
+    assert web.post("/api/runs/6/cancel", json={}).status_code == 200
+    again = web.post("/api/runs/4/again", json={})
+    assert (again.status_code, again.json()) == (201, {"id": 7})
+    assert web.get("/api/runs/7").json()["why"] == "run 4 again"
+    web.post("/api/runs/7/cancel", json={})
+    for run in (6, 5):
+        assert web.post(f"/api/runs/{run}/resume", json={}).status_code == 200
+        found = web.get(f"/api/runs/{run}").json()
+        assert (found["state"], found["ended_at"], found["error"]) == ("queued", None, "")
+    assert web.post("/api/runs/6/resume", json={}).json()["message"] == (
+        "run 6 is queued; only a cancelled or failed run can be resumed"
+    )
 
 
 def test_a_run_carries_its_figures(web: TestClient) -> None:

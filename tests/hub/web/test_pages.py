@@ -260,6 +260,25 @@ def test_buttons_start_cancel_release_and_resume(open_page: Open, made: Seeded) 
     assert made.actions.released == [(3, "for the night shift")]
 
 
+def test_a_cancelled_run_is_resumed_and_a_finished_one_repeated(open_page: Open, made: Seeded) -> None:
+    page = open_page("/runs/6").page
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("dialog")).to_contain_text("It can be resumed from its last checkpoint for a week.")
+    page.get_by_role("button", name="Cancel run").click()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.locator("h1")).to_contain_text("Queued")
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel run").click()
+    expect(page.locator("h1")).to_contain_text("Cancelled")
+    page = open_page("/runs/4").page
+    page.get_by_role("button", name="Repeat").click()
+    page.get_by_role("dialog").get_by_role("button", name="Repeat").click()
+    expect(page.locator(".toast")).to_have_text("Run 7 is queued")
+    with made.store.read() as session:
+        assert session.get(Run, 7).why == "run 4 again"
+
+
 def test_a_refusal_is_shown_in_words(open_page: Open, made: Seeded) -> None:
     made.actions.fails = True
     page = open_page("/runs/3", strict=False).page
