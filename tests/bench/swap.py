@@ -43,7 +43,6 @@ from tests.fakes.hub import FakeHub, Registry
 from tests.fakes.listener import wait_until
 from tests.fakes.lite0 import releases
 from tests.fakes.mosquitto import Mosquitto
-from tests.fakes.timed import TimedAgent
 
 FPS = 25
 CHUNK = 65_536
@@ -64,24 +63,6 @@ fps = {fps}
 port = {port}
 password_file = "{password}"
 """
-
-
-# ------------------------------------------------------------------------------------------- the camera's process
-
-
-def agent(folder, cores):
-    """Run the agent until SIGTERM; then write what was noted."""
-    os.sched_setaffinity(0, cores)
-    one = TimedAgent(folder / "edge.toml")
-    signal.signal(signal.SIGTERM, lambda *_: one.agent.stop())
-    one.agent.run()
-    frames = [(one.due(number), done) for number, done in sorted(one.done.items())]
-    errors = dict(one.agent._errors)
-    noted = {"frames": frames, "swaps": one.swaps, "dropped": one.dropped, "errors": errors}
-    (folder / "noted.json").write_text(json.dumps(noted))
-
-
-# ------------------------------------------------------------------------------------------- the plant around it
 
 
 class Outbox:
@@ -118,9 +99,9 @@ class Plant:
             camera=CAMERA, root=self.registry.root, fps=FPS, port=settings.port, password=settings.password_file
         )
         (self.folder / "edge.toml").write_text(text)
-        command = [sys.executable, "-m", "tests.bench.swap", "--agent", str(self.folder)]
+        command = [sys.executable, "-m", "tests.fakes.timed", str(self.folder), *map(str, sorted(cores))]
         with open(self.folder / "log", "wb") as log:
-            self.process = subprocess.Popen([*command, "--cores", *map(str, sorted(cores))], stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         for _ in models:  # all are on its disk before it begins
             self.publish(self.prepare(chunks=True))
             wait_until(self.runs, "the release", seconds=60)
@@ -219,7 +200,9 @@ def measure(arguments, models, cores, others):
         float(np.percentile(a, 99) / np.percentile(b, 99)) for a, b in zip(found[True], found[False], strict=True)
     ]
     swapped = [at for at, _ in noted["swaps"]]
-    told = {name: figures([ms for one in found[key] for ms in one]) for name, key in (("reload", True), ("none", False))}
+    told = {
+        name: figures([ms for one in found[key] for ms in one]) for name, key in (("reload", True), ("none", False))
+    }
     result = {
         **told,
         "p99_ratio": round(told["reload"]["p99_ms"] / told["none"]["p99_ms"], 3),
@@ -247,12 +230,7 @@ def main():
     parser.add_argument("--only", type=int, choices=(1, 2), help="cores of the one arrangement to measure")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of releases (default: 0)")
     parser.add_argument("--cache", type=Path, default=Path(".hone/cache"), help="folder of converted backbones")
-    parser.add_argument("--agent", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--cores", type=int, nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.agent is not None:
-        agent(arguments.agent, arguments.cores)
-        return
     first, second, *_ = sorted(os.sched_getaffinity(0))
     models = releases(arguments.cache, 2)
     load = os.getloadavg()[0]

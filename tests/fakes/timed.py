@@ -1,5 +1,12 @@
-"""The real agent of a camera, with a note of when each frame was due and when its prediction was done."""
+"""The real agent of a camera, with a note of when each frame was due and when its prediction was done.
 
+python -m tests.fakes.timed FOLDER CORE...: by FOLDER/edge.toml, on these cores, until SIGTERM; notes in noted.json.
+"""
+
+import json
+import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,3 +73,19 @@ class TimedAgent:
         prediction = self._predict(running, pixels)
         self.done[self._frame] = time.monotonic()
         return prediction
+
+
+def main(folder: Path, cores: list[int]) -> None:
+    """Run an agent; seconds are those of the machine's monotonic clock."""
+    os.sched_setaffinity(0, cores)
+    one = TimedAgent(folder / "edge.toml")
+    signal.signal(signal.SIGTERM, lambda *_: one.agent.stop())
+    one.agent.run()
+    frames = [(one.due(number), done) for number, done in sorted(one.done.items())]
+    errors = dict(one.agent._errors)
+    noted = {"frames": frames, "swaps": one.swaps, "dropped": one.dropped, "errors": errors}
+    (folder / "noted.json").write_text(json.dumps(noted))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(one) for one in sys.argv[2:]])
