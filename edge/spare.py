@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from statistics import median
 
-SHARE = 1 / 3
+SHARE = 0.33
 """Of the usual time between two frames: work begins in this first part of it, so that it ends before the next frame."""
 STILL = 1.0
 """Seconds without a frame, or two of the usual periods, after which the next one is not waited for."""
