@@ -18,7 +18,7 @@ from edge.backlog import Backlog, encode_embedding
 from edge.budget import Meter
 from edge.capture import Capture, open_source
 from edge.frame import Frame
-from edge.infer import Engine, Running
+from edge.infer import Engine, Facts, Running
 from edge.priority import lower_priority
 from edge.reload import Reload
 from edge.report import LowScores, Reporting, clock_quality
@@ -47,7 +47,7 @@ WRITER_QUEUE = 32
 WELL_FRAMES, WELL_SECONDS = 100, 30.0
 """After so many frames, or so long, a release counts as one that does not kill the agent."""
 
-Seen = tuple[Frame, Prediction, Running]
+Seen = tuple[Frame, Prediction, Facts]
 DIGITS = 4
 """Of scores in events: more would say nothing, and cost a thin link a quarter of a percent."""
 
@@ -131,7 +131,7 @@ class Agent:
             "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
         )
         capturing = False
-        judging: tuple[Running, TriageSettings] | None = None  # by which the backlog was valued
+        judging: tuple[Facts, TriageSettings] | None = None  # by which the backlog was valued
         proving, since, before = 0, 0.0, 0  # the release that has yet to run well, since when and which frame
         while not self._stopping:
             self._follow_policy()
@@ -149,11 +149,12 @@ class Agent:
                 self._reload.ran_well()
                 proving = -proving
             settings = self._triage.settings
-            if judging is None or judging[0] is not running:
-                self._hand_over(self._triage.model(running.model.classes, running.references))
-            if judging is None or judging[0] is not running or judging[1] is not settings:
-                judging = running, settings
-                self._backlog.value(running, settings)
+            facts = running.facts
+            if judging is None or judging[0] is not facts:
+                self._hand_over(self._triage.model(facts.classes, facts.references))
+            if judging is None or judging[0] is not facts or judging[1] is not settings:
+                judging = facts, settings
+                self._backlog.value(facts, settings)
             frame = self._capture.take(timeout=0.2)
             if frame is not None:
                 self._see(frame, running)
@@ -174,8 +175,8 @@ class Agent:
         prediction = self._engine.predict(running, frame.pixels)
         self._low.add(self._triage.is_low(prediction))
         if self._settings.link.results and not self._settings.link.thin:
-            self._tell_result(frame, prediction, running)
-        seen = frame, prediction, running
+            self._tell_result(frame, prediction, running.facts)
+        seen = frame, prediction, running.facts
         self._hand_over(self._triage.see(seen, prediction, random.random(), self._clock.monotonic()))
 
     def _hand_over(self, events: list[tuple[Seen, Chosen]]) -> None:
@@ -194,14 +195,14 @@ class Agent:
             self._reporting.changed()
             log.info("triage: %s", wanted)
 
-    def _tell_result(self, frame: Frame, prediction: Prediction, running: Running) -> None:
+    def _tell_result(self, frame: Frame, prediction: Prediction, facts: Facts) -> None:
         result = Result(
             sequence=frame.sequence,
             time=frame.at,
             clock=clock_quality(self._settings),
-            label=running.model.classes[prediction.best],
+            label=facts.classes[prediction.best],
             score=min(1.0, prediction.score),
-            release=running.release,
+            release=facts.release,
             part=frame.part,
         )
         self._bus.publish(topics.result(self._settings.camera), encode(result), qos=0)
@@ -210,19 +211,18 @@ class Agent:
         """The writer thread: frame -> event in the spool -> offered to the sender."""
         lower_priority()
         while (item := self._to_write.get()) is not None:
-            (frame, prediction, running), chosen = item
+            (frame, prediction, facts), chosen = item
             data, ext = self._file_of(frame)
             event = Event(
                 id=event_id(frame.at),
                 project=self._settings.project,
-                release=running.release,
+                release=facts.release,
                 time=frame.at,
                 clock=clock_quality(self._settings),
-                label=running.model.classes[prediction.best],
+                label=facts.classes[prediction.best],
                 score=_short(prediction.score),
                 scores={
-                    name: _short(float(one))
-                    for name, one in zip(running.model.classes, prediction.probabilities, strict=True)
+                    name: _short(float(one)) for name, one in zip(facts.classes, prediction.probabilities, strict=True)
                 },
                 why=chosen.why,
                 probability=chosen.probability,
@@ -234,7 +234,7 @@ class Agent:
                 held=self._settings.link.previews,
                 thumbnail=_thumbnail(frame) if self._settings.link.previews else None,
                 embedding=encode_embedding(prediction.embedding),
-                backbone=running.backbone or None,
+                backbone=facts.backbone or None,
             )
             try:
                 self._spool.add(event, data)

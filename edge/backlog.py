@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.infer import Running
+from edge.infer import Facts
 from edge.priority import lower_priority
 from edge.spool import Spool
 from edge.strategies import Judge
@@ -54,7 +54,7 @@ class Backlog:
         self._spool = spool
         self._revalued = revalued
         self._errors = errors
-        self._wanted: tuple[Running, TriageSettings] | None = None
+        self._wanted: tuple[Facts, TriageSettings] | None = None
         self._kept: dict[str, _Kept] = {}  # in the order in which they came
         self._wake = threading.Event()
         self._stopping = False
@@ -71,9 +71,9 @@ class Backlog:
         if self._thread.is_alive():
             self._thread.join(5)
 
-    def value(self, running: Running, settings: TriageSettings) -> None:
+    def value(self, facts: Facts, settings: TriageSettings) -> None:
         """Have all that waits valued by this model and these settings, soon; the last call counts. Returns at once."""
-        self._wanted = running, settings
+        self._wanted = facts, settings
         self._wake.set()
 
     def keep(self, event: Event) -> _Kept:
@@ -105,13 +105,13 @@ class Backlog:
                 took = 1000 * (time.perf_counter() - begin)
                 log.info("%d waiting events are valued by release %d (%.0f ms)", count, wanted[0].release, took)
 
-    def _value_all(self, running: Running, settings: TriageSettings) -> int:
+    def _value_all(self, facts: Facts, settings: TriageSettings) -> int:
         """How many have a value by this model now; ends early when there is another wish."""
-        if not running.head:
+        if not facts.head:
             return 0
-        judge = Judge(settings, running.model.classes, running.references)
-        head = Part(running.head, name="head")  # the one in use belongs to the frame loop
-        values, count = self._values(head, judge, running.backbone), 0
+        judge = Judge(settings, facts.classes, facts.references)
+        head = Part(facts.head, name="head")  # the one in use belongs to the frame loop
+        values, count = self._values(head, judge, facts.backbone), 0
         while some := dict(islice(values, BATCH)):
             self._revalued(self._spool.revalue(some))
             count += len(some)

@@ -6,27 +6,44 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
+from edge.spare import Spare
 from shared.litert import Floats, Model, Prediction
 from shared.preprocess import Pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Running:
-    """A model and the release number under which it runs.
+class Facts:
+    """What is known of a model that runs, without the model: who keeps this does not keep the model's memory.
 
-    backbone: its hash. head: bytes of its head, for who runs it in another thread. references: unit rows, float32
-    [n, dims], see `shared.references`; None: the release has none.
+    release: the number under which it runs. backbone: its hash. head: bytes of its head, for who runs it in another
+    thread. references: unit rows, float32 [n, dims], see `shared.references`; None: the release has none.
     """
 
     release: int
-    model: Model
+    classes: tuple[str, ...]
     backbone: str = ""
     head: bytes = b""
     references: Floats | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Running:
+    """A model and what is known of it. Only the frame loop and the reload keep one: the old model goes with a swap."""
+
+    facts: Facts
+    model: Model
+
+    @property
+    def release(self) -> int:
+        """The number under which it runs."""
+        return self.facts.release
+
+
 class Engine:
-    """Runs the model in one thread; any thread may hand in the next one, which is taken between two frames."""
+    """Runs the model in one thread; any thread may hand in the next one, which is taken between two frames.
+
+    spare: when that thread waits for its next frame.
+    """
 
     def __init__(self) -> None:
         self._running: Running | None = None
@@ -34,6 +51,7 @@ class Engine:
         self._taken = threading.Event()
         self._lock = threading.Lock()
         self._times: deque[float] = deque(maxlen=100)
+        self.spare = Spare()
         self.swap_ms = 0.0
         self.inferred = 0
 
@@ -61,6 +79,7 @@ class Engine:
 
     def turn(self) -> Running | None:
         """The boundary between two frames: take the next model if one waits. Returns the one in use."""
+        self.spare.end()
         with self._lock:
             if self._next is not None:
                 start = time.perf_counter()
@@ -71,6 +90,7 @@ class Engine:
 
     def predict(self, running: Running, pixels: Pixels) -> Prediction:
         """Run the model that `turn` gave on one frame."""
+        self.spare.begin()
         start = time.perf_counter()
         prediction = running.model.predict(pixels)
         self._times.append((time.perf_counter() - start) * 1000)

@@ -9,7 +9,8 @@
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
 
-Nothing is loaded that was not signed, hashed and checked. A plan may also say how to triage (`Reload.policy`); the
+Nothing is loaded that was not signed, hashed and checked. All that takes milliseconds is done in the frame loop's
+spare time (`edge.spare`). A plan may also say how to triage (`Reload.policy`); the
 agent looks there between two frames.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from edge.fetch import Fetch
-from edge.infer import Engine, Running
+from edge.infer import Engine, Facts, Running
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
@@ -97,7 +98,8 @@ class Reload:
         self._errors = errors
         self._clock_trusted = clock_trusted
         self._changed = changed
-        self._shelf = Shelf(settings.state_folder / "models")
+        self._spare = engine.spare
+        self._shelf = Shelf(settings.state_folder / "models", pause=engine.spare.wait)
         self._fetch = Fetch(
             self._camera, bus=bus, shelf=self._shelf, errors=errors, thin=settings.link.thin, goodput=goodput
         )
@@ -174,6 +176,7 @@ class Reload:
                 continue
             if note is None:
                 return
+            self._spare.wait()
             note()
 
     def _guard(self, step: Callable[[], None], *, abandon: bool = True) -> None:
@@ -327,6 +330,7 @@ class Reload:
     def _swap(self, kept: Kept) -> None:
         """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
         running, cosine, difference = self._build(kept)
+        old = self._engine.running
         if not self._engine.offer(running, SWAP_TIMEOUT):
             raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
@@ -341,25 +345,33 @@ class Reload:
             cosine=cosine,
             difference=difference,
         )
+        self._spare.wait()
+        del old  # here, and not in the frame loop: to free a model takes a while
 
     def _build(self, kept: Kept) -> tuple[Running, float, float]:
-        """A checked model, with the golden check's worst cosine and probability difference."""
-        spec = kept.model
+        """A checked model, with the golden check's worst cosine and probability difference.
+
+        In pieces, each of some milliseconds: no frame waits for more than one.
+        """
+        spec, pause = kept.model, self._spare.wait
         golden = decode_golden(self._shelf.read(spec.golden))
-        backbone = Part(self._shelf.read(spec.backbone), name="backbone", threads=self._threads)
+        backbone_bytes = self._shelf.read(spec.backbone)
+        pause()
+        backbone = Part(backbone_bytes, name="backbone", threads=self._threads)
         head_bytes = self._shelf.read(spec.head)
         head = Part(head_bytes, name="head", threads=self._threads)
         model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
         rows = None
         if spec.references is not None:
             rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])
+        pause()
         model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
         try:
-            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances)
+            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances, pause)
         except ImageError as error:
             raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-        running = Running(kept.release, model, spec.backbone.sha256, head_bytes, rows)
-        return running, result.worst_cosine, result.worst_difference
+        facts = Facts(kept.release, model.classes, spec.backbone.sha256, head_bytes, rows)
+        return Running(facts, model), result.worst_cosine, result.worst_difference
 
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""

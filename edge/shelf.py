@@ -5,6 +5,7 @@ that was started MAX_STARTS times without ever being good is left for the one be
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,14 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shelf:
-    """Parts and state in one folder; used by the reload thread alone, `floor` and `current` by anyone."""
+    """Parts and state in one folder; used by the reload thread alone, `floor` and `current` by anyone.
 
-    def __init__(self, folder: Path) -> None:
+    pause: called before a part is read or written, which can take some milliseconds.
+    """
+
+    def __init__(self, folder: Path, pause: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
+        self._pause = pause
         self._parts = folder / "parts"
         self._file = folder / "state.json"
         try:
@@ -93,6 +98,7 @@ class Shelf:
     def read(self, part: PartSpec) -> bytes:
         """The bytes of a part; PartError (and the file is removed) when they do not have its hash."""
         path = self._parts / part.sha256
+        self._pause()
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -104,6 +110,7 @@ class Shelf:
 
     def write(self, part: PartSpec, data: bytes) -> None:
         """Keep a part; PartError when the bytes do not have its hash or size."""
+        self._pause()
         if len(data) != part.size or sha256_hex(data) != part.sha256:
             raise PartError(
                 f"has other bytes ({len(data)}) than the manifest says", subject=f"model part {part.sha256[:12]}"

@@ -159,13 +159,15 @@ class Triage(Generic[F]):
             value = self._judge.value(name, candidate.prediction if candidate else prediction)
             if not room or value is None or value <= JUST:
                 continue
+            held = self._held.setdefault(name, [])
             if candidate is None:
+                if len(held) == room and value <= held[0].value:
+                    continue  # the usual case: those who are held are better, or came first
                 one = unit(prediction.embedding)
                 if self._is_copy(one):
                     return
                 candidate = _Held(value, self._number, frame, one, prediction)
             candidate = replace(candidate, value=value)
-            held = self._held.setdefault(name, [])
             if len(held) < room:
                 heapq.heappush(held, candidate)
                 return

@@ -4,7 +4,7 @@ The inputs and the backbone's embeddings of them are a part of their own, which 
 the camera. The head's outputs on them are named by the signed manifest, so a new head costs no new golden part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -91,10 +91,12 @@ def check(
     golden: Golden,
     expected_probabilities: Sequence[Sequence[float]],
     tolerances: Tolerances,
+    pause: Callable[[], None] = lambda: None,
 ) -> GoldenResult:
     """Run `model` on the golden inputs; GoldenError, with what was measured, where it is beyond `tolerances`.
 
-    ImageError where an input cannot be decoded. Not a finite number counts as beyond every tolerance.
+    ImageError where an input cannot be decoded. Not a finite number counts as beyond every tolerance. pause: called
+    before each input.
     """
     classes = len(model.classes)
     if len(expected_probabilities) != len(golden.inputs) or any(len(row) != classes for row in expected_probabilities):
@@ -107,6 +109,7 @@ def check(
     cosines: list[float] = []
     differences: list[float] = []
     for number, data in enumerate(golden.inputs):
+        pause()
         prediction = model.predict(decode_image(data))
         if not 0 <= prediction.score <= 1:
             raise GoldenError(f"gives a confidence score of {prediction.score}", subject="golden check")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -450,3 +451,28 @@ def test_what_waits_is_valued_by_the_next_head(plant: Plant, run: Callable[..., 
     wait_until(lambda: len(plant.hub.disk) == PICTURES, "all events", seconds=20)
     assert all(event.value < before[event.id] for event, _ in plant.hub.disk.values())
     assert {event.release for event, _ in plant.hub.disk.values()} == {7}, "what the camera saw is as it was"
+
+
+def test_after_a_swap_nobody_keeps_the_old_model(plant: Plant, run: Callable[..., Agent]) -> None:
+    """45 MB: not the backlog that was valued by it, nor frames that it judged."""
+    pictures(plant.folder / "pictures")
+    plant.registry.release(1, MODEL)
+    plant.registry.plan(1)
+    agent = run(plant.configure(capture="fps = 20\nqueue = 1000"))
+    wait_until(lambda: len(plant.hub.disk) > 1, "events")
+    assert agent._engine.running is not None
+    old = weakref.ref(agent._engine.running.model)
+    plant.registry.release(2, MODEL)
+    plant.registry.plan(2)
+    wait_until(lambda: old() is None, "the end of the old model")
+    assert agent._engine.running.release == 2
+
+
+def test_sums_of_products_take_no_threads_of_their_own() -> None:
+    """NumPy's would spin on all cores, at normal priority, long after a product is done."""
+    code = (
+        "import os, edge, numpy as np; one = np.ones((600, 600)); one @ one; print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS", "OMP"))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert int(done.stdout) == 1

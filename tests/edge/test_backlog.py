@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from edge.backlog import Backlog, embedding_of, encode_embedding
-from edge.infer import Running
+from edge.infer import Facts
 from edge.spool import Spool
 from edge.strategies import Judge
 from shared.files import sha256_hex
-from shared.litert import Model, Part, Prediction
+from shared.litert import Prediction
 from shared.policy import TriageSettings
-from shared.preprocess import Preprocess
 from shared.transfer import Offer
 from tests.fakes.clock import FakeClock
 from tests.fakes.hub import CLASSES
@@ -27,11 +26,10 @@ SHA = sha256_hex(BACKBONE)
 SETTINGS = TriageSettings(strategy="mix", mix={"low_score": 0.5, "novelty": 0.5})
 
 
-def running(release: int, beta: float, *, references: bool = True, head: bytes | None = None) -> Running:
+def facts(release: int, beta: float, *, references: bool = True, head: bytes | None = None) -> Facts:
     head = softmax_head(3, beta=beta) if head is None else head
-    model = Model(Part(BACKBONE, name="b"), Part(softmax_head(3), name="h"), CLASSES, Preprocess(size=16))
     rows = np.eye(3, dtype=np.float32)[:2] if references else None
-    return Running(release, model, SHA, head, rows)
+    return Facts(release, tuple(CLASSES), SHA, head, rows)
 
 
 def embedding(number: int) -> np.ndarray:
@@ -83,7 +81,7 @@ def test_every_event_of_the_backbone_has_the_value_that_the_new_head_gives(spool
     for number in range(40):
         add(spool, number, why="novelty" if number % 4 == 0 else "low_score")
     backlog, told, errors = make_backlog()
-    backlog.value(running(2, 3.0), SETTINGS)
+    backlog.value(facts(2, 3.0), SETTINGS)
     wait_until(lambda: len(told) == 40, "all to be valued")
     for number in range(40):
         why = "novelty" if number % 4 == 0 else "low_score"
@@ -103,7 +101,7 @@ def test_what_cannot_be_valued_keeps_its_value(spool: Spool, make_backlog) -> No
     add(spool, 7, embedding=encode_embedding(np.ones(5, np.float32)))
     add(spool, 8)
     backlog, told, _ = make_backlog()
-    backlog.value(running(2, 3.0), SETTINGS)
+    backlog.value(facts(2, 3.0), SETTINGS)
     wait_until(lambda: told, "the one that can be valued")
     assert [one.id for one in told] == [ident(8)]
     assert {one for one, value in values(spool).items() if value != 0.9} == {ident(8)}
@@ -113,15 +111,15 @@ def test_the_last_model_counts_and_a_start_values_anew(spool: Spool, make_backlo
     for number in range(30):
         add(spool, number)
     backlog, told, _ = make_backlog()
-    backlog.value(running(2, 3.0), SETTINGS)
-    backlog.value(running(3, 0.5), SETTINGS)
+    backlog.value(facts(2, 3.0), SETTINGS)
+    backlog.value(facts(3, 0.5), SETTINGS)
     wait_until(lambda: told and values(spool)[ident(29)] == pytest.approx(expected(29, 0.5, "low_score")), "the last")
     again = Spool(tmp_path, limit=1 << 26, quarantine_limit=0, keep_s=0, clock=FakeClock())
     assert set(values(again).values()) == {0.9}, "nothing was written"
     heard: list[Offer] = []
     other = Backlog(again, heard.extend, Counter())
     other.start()
-    other.value(running(3, 0.5), SETTINGS)
+    other.value(facts(3, 0.5), SETTINGS)
     wait_until(lambda: len(heard) == 30, "all to be valued")
     other.stop()
     assert values(again) == pytest.approx(values(spool))
@@ -130,10 +128,10 @@ def test_the_last_model_counts_and_a_start_values_anew(spool: Spool, make_backlo
 def test_a_head_that_does_not_load_is_counted_and_changes_nothing(spool: Spool, make_backlog) -> None:  # type: ignore[no-untyped-def]
     add(spool, 1)
     backlog, told, errors = make_backlog()
-    backlog.value(running(2, 1.0, head=b"no model"), SETTINGS)
+    backlog.value(facts(2, 1.0, head=b"no model"), SETTINGS)
     wait_until(lambda: errors == {"part": 1}, "the error")
     assert (told, values(spool)) == ([], {ident(1): 0.9})
-    backlog.value(running(3, 1.0), SETTINGS)
+    backlog.value(facts(3, 1.0), SETTINGS)
     wait_until(lambda: told, "the next head")
 
 

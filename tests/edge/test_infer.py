@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from edge.infer import Engine, Running
+from edge.infer import Engine, Facts, Running
 from shared.litert import Model, Part
 from shared.preprocess import Preprocess
 from tests.fakes.hub import CLASSES, parts
@@ -14,7 +14,7 @@ from tests.fakes.listener import wait_until
 def running(release: int, beta: float = 1.0) -> Running:
     made = parts(beta=beta)
     model = Model(Part(made.backbone, name="b"), Part(made.head, name="h"), CLASSES, Preprocess(size=made.size))
-    return Running(release, model)
+    return Running(Facts(release, model.classes), model)
 
 
 def test_nothing_runs_before_the_first_model() -> None:
@@ -66,6 +66,10 @@ def test_offers_and_turns_in_a_race() -> None:
     engine = Engine()
     one = running(1)
     end = threading.Event()
+
+    def named(release: int) -> Running:
+        return Running(Facts(release, one.model.classes), one.model)
+
     seen: list[int] = []
 
     def loop() -> None:
@@ -79,9 +83,22 @@ def test_offers_and_turns_in_a_race() -> None:
 
     frames = threading.Thread(target=loop)
     frames.start()
-    said = [n for n in range(1, 400) if engine.offer(Running(n, one.model), 0.00001)]
-    said += [400] if engine.offer(Running(400, one.model), 10) else []
+    said = [n for n in range(1, 400) if engine.offer(named(n), 0.00001)]
+    said += [400] if engine.offer(named(400), 10) else []
     wait_until(lambda: seen and seen[-1] == 400, "the last one")
     end.set()
     frames.join()
     assert set(seen) <= set(said), "none runs that was said to have failed"
+
+
+def test_others_learn_when_the_loop_has_no_frame() -> None:
+    """Between `predict` and `turn` it has one."""
+    engine, one = Engine(), running(1)
+    told: list[str] = []
+    engine.spare.begin = lambda: told.append("begin")  # type: ignore[method-assign]
+    engine.spare.end = lambda: told.append("end")  # type: ignore[method-assign]
+    engine.turn()
+    engine.predict(one, np.zeros((16, 16, 3), np.uint8))
+    assert told == ["end", "begin"]
+    engine.turn()
+    assert told == ["end", "begin", "end"]

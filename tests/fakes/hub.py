@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -246,20 +246,22 @@ class Parts:
     probabilities: list[list[float]]
     size: int
     references: bytes = b""
+    classes: Sequence[str] = tuple(CLASSES)
 
-    def spec(self) -> ModelSpec:
+    def spec(self, chunk_size: int = PART_CHUNK) -> ModelSpec:
+        one = partial(part, chunk_size=chunk_size)
         return ModelSpec(
-            backbone=part(self.backbone), head=part(self.head), golden=part(self.golden), classes=CLASSES,
+            backbone=one(self.backbone), head=one(self.head), golden=one(self.golden), classes=list(self.classes),
             preprocess=Preprocess(size=self.size), golden_probabilities=self.probabilities,
-            references=part(self.references) if self.references else None,
+            references=one(self.references) if self.references else None,
         )  # fmt: skip
 
     def blobs(self) -> list[bytes]:
         return [self.golden, self.backbone, *([self.references] if self.references else []), self.head]
 
 
-def part(data: bytes) -> PartSpec:
-    return PartSpec(sha256=sha256_hex(data), size=len(data), chunk_size=PART_CHUNK)
+def part(data: bytes, chunk_size: int = PART_CHUNK) -> PartSpec:
+    return PartSpec(sha256=sha256_hex(data), size=len(data), chunk_size=chunk_size)
 
 
 def parts(*, size: int = 16, beta: float = 1.0) -> Parts:
@@ -287,6 +289,7 @@ class Registry:
     plans: int = 0
     exceptions: int = 0
     delegation: int = 1
+    chunk_size: int = PART_CHUNK
 
     @property
     def root(self) -> str:
@@ -302,12 +305,15 @@ class Registry:
             self.bus.publish(topics.release(self.project, number), self.manifest(number, model), retain=True)
 
     def manifest(self, number: int, model: Parts, **fields: object) -> bytes:
-        return self._seal(Manifest, RELEASE_TYPE, number, project=self.project, model=model.spec(), **fields)
+        return self._seal(
+            Manifest, RELEASE_TYPE, number, project=self.project, model=model.spec(self.chunk_size), **fields
+        )
 
     def chunks(self, sha256: str, indices: Sequence[int] | None = None) -> None:
         data = self.blobs[sha256]
-        for index in range(chunk_count(len(data), PART_CHUNK)) if indices is None else indices:
-            self.bus.publish(topics.blob(sha256, index), data[index * PART_CHUNK :][:PART_CHUNK], retain=True)
+        size = self.chunk_size
+        for index in range(chunk_count(len(data), size)) if indices is None else indices:
+            self.bus.publish(topics.blob(sha256, index), data[index * size : (index + 1) * size], retain=True)
 
     def answer(self, want: Want) -> None:
         """Publish anew what a camera misses."""

@@ -52,6 +52,15 @@ def make_golden(backbone, count=3):
     return Golden(dims=DIMS, inputs=[encode_png(i) for i in images], embeddings=[e.tobytes() for e in embeddings])
 
 
+def test_it_pauses_before_each_input():
+    model, backbone, _ = make_model()
+    golden = make_golden(backbone)
+    outputs, runs = golden_outputs(model, golden), []
+    before = backbone.runs
+    check(model, golden, outputs, Tolerances(), lambda: runs.append(backbone.runs - before))
+    assert runs == [0, 1, 2]
+
+
 def test_the_hub_itself_passes_without_any_tolerance_for_probabilities():
     model, backbone, _ = make_model()
     golden = decode(encode(make_golden(backbone)))

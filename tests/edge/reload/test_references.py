@@ -23,9 +23,9 @@ def test_references_come_with_the_release_and_stay_for_the_next_head(
     camera.wait_release(1)
     running = camera.engine.running
     assert running is not None
-    assert running.references is not None
-    assert running.references.tolist() == rows.tolist()
-    assert (running.backbone, running.head) == (sha256_hex(ONE.backbone), ONE.head)
+    assert running.facts.references is not None
+    assert running.facts.references.tolist() == rows.tolist()
+    assert (running.facts.backbone, running.facts.head) == (sha256_hex(ONE.backbone), ONE.head)
     hub.release(2, two)
     camera.asked.clear()
     hub.plan(2)
@@ -35,7 +35,7 @@ def test_references_come_with_the_release_and_stay_for_the_next_head(
     hub.plan(3)
     camera.wait_release(3)
     assert camera.engine.running is not None
-    assert camera.engine.running.references is None, "a release without them"
+    assert camera.engine.running.facts.references is None, "a release without them"
 
 
 @pytest.mark.parametrize("data", [b"even", bytes(6)])

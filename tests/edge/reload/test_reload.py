@@ -1,10 +1,18 @@
 """Reload: real signatures, real tiny models, a broker in memory. Any failure keeps the model in use and is told."""
 
+import weakref
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
 import pytest
 
+import edge.reload
+import edge.shelf
 from edge.fetch import WINDOW
 from shared import topics
 from shared.files import sha256_hex
+from shared.litert import Model
 from tests.edge.reload.camera import CHUNKS, ONE, THREE, TWO, Camera, MakeCamera, blobs, wants
 from tests.fakes.bus import FakeBroker
 from tests.fakes.camera import CAMERA
@@ -176,3 +184,43 @@ def test_an_old_exception_is_refused(running: Camera, hub: Registry, broker: Fak
     wait_until(lambda: running.errors, "the count")
     running.rest()
     assert "old_release" in running.errors
+
+
+def test_all_that_takes_long_waits_for_spare_time(
+    running: Camera, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing a part, loading the backbone, and each run of the new model."""
+    done: list[str] = []
+    wait, spare = running.engine.spare.wait, running.engine.spare
+    hashed, load, predict = edge.shelf.sha256_hex, edge.reload.Part, Model.predict
+
+    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*arguments: Any, **more: Any) -> Any:
+            done.append(f"{name} {more.get('name', '')}".strip())
+            return work(*arguments, **more)
+
+        return noting
+
+    monkeypatch.setattr(spare, "wait", noted("wait", wait))
+    running.reload._shelf._pause = spare.wait
+    monkeypatch.setattr(edge.shelf, "sha256_hex", noted("hash", hashed))
+    monkeypatch.setattr(edge.reload, "Part", noted("load", load))
+    monkeypatch.setattr(Model, "predict", noted("predict", predict))
+    hub.release(6, TWO)
+    hub.plan(6)
+    running.wait_release(6)
+    long = {"hash", "load backbone", "predict"}
+    pairs = list(pairwise(one for one in done if one != "load head"))
+    assert {two for _, two in pairs} == {"wait", *long}
+    assert not [pair for pair in pairs if set(pair) <= long]
+
+
+def test_the_old_model_is_freed(running: Camera, hub: Registry) -> None:
+    """Though an event that waits to be written still knows what that model was."""
+    assert running.engine.running is not None
+    old, facts = weakref.ref(running.engine.running.model), running.engine.running.facts
+    hub.release(6, TWO)
+    hub.plan(6)
+    running.wait_release(6)
+    assert old() is None
+    assert facts.release == 5
