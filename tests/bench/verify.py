@@ -113,8 +113,8 @@ def wrong_labels(x, truth, seed):
     """Shares of labels that are wrong, from out-of-fold probabilities; k labels were turned around.
 
     precision_at_k, precision_at_half_k: of the k, or half as many, that the hub suspects most; suspects: their number;
-    recall_of_suspects; cleanlab_*: precision_at_k of its ranks; ceiling_at_k: precision_at_k of a model that learnt from
-    right labels.
+    recall_of_suspects; cleanlab_*: precision_at_k of its ranks; ceiling_at_k: precision_at_k of a model that learnt
+    from right labels.
     """
     rng = np.random.default_rng([seed, 2])
     k = round(WRONG * len(truth))
