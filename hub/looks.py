@@ -3,10 +3,10 @@
     flag    | score                                              | rule
     --------|----------------------------------------------------|------------------------------
     small   | shorter side in pixels                             | `hub.quality`
-    dark    | mean light, 0..1                                   | `hub.quality`, the camera's history
+    dark    | mean light, 0..1                                   | `hub.dim`, the camera's history; `hub.quality`
     bright  | mean light, 0..1                                   | `hub.quality`, the camera's history
     blurred | robust standard deviations towards blur            | `hub.blur`, the project's pictures
-    copy    | likeness of fine texture to an earlier image, 0..1 | `hub.nearcopies`, the project's last images
+    copy    | correlation with an earlier image laid over it     | `hub.nearcopies`, the project's last images
     novel   | cosine distance to the nearest training image      | `hub.novelty`, the training images
     view    | correlation with the camera's usual view           | `hub.framing`, the camera's history
 
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from hub import blur, framing, nearcopies, novelty, quality
+from hub import blur, dim, framing, nearcopies, novelty, quality
 from hub.framing import View
 from hub.quality import Floats, Light
 from shared.preprocess import Pixels
@@ -51,6 +51,7 @@ class Look:
 @dataclass(slots=True)
 class _Camera:
     lights: deque[Light] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    levels: deque[Floats] = field(default_factory=lambda: deque(maxlen=HISTORY))
     views: deque[View] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
 
@@ -84,19 +85,22 @@ class Checker:
         grey = quality.grey_of(pixels)
         known = self._cameras.get(camera, _Camera())
         bits = nearcopies.phash(grey)
-        sharp = quality.gradients(grey)
+        sharp = quality.sharpness(grey)
         look = Look(
             bits=bits,
             light=quality.light_of(grey),
             view=framing.view_of(grey),
             sharp=sharp,
-            soft=quality.gradients(blur.soften(grey, bits)),
+            soft=quality.sharpness(blur.soften(grey, bits)),
         )
         flags = quality.flags_of(pixels, grey, known.lights)
+        dimness = dim.dimness(dim.levels(look.light, sharp), known.levels)
+        if dimness is not None and dimness > dim.LIMIT:
+            flags["dark"] = round(float(grey.mean()) / 255, 3)
         if (how := self._blurred(grey, sharp)) is not None:
             flags["blurred"] = round(how, 2)
         if (found := self._copy(grey, bits, vector)) is not None:
-            flags["copy"] = round(found[1], 3)
+            flags["copy"] = round(found[1], 4)
             look = Look(look.bits, look.light, look.view, look.sharp, look.soft, copy_of=found[0])
         if self._reference is not None:
             far = self._reference.distance(vector)
@@ -112,8 +116,11 @@ class Checker:
         known = self._cameras.setdefault(camera, _Camera())
         known.lights.append(look.light)
         known.views.append(look.view)
-        self._lessons.append((look.sharp, look.soft))
-        self._since += 1
+        # Of pictures that an older Hone measured, neither levels nor lessons are known.
+        if len(look.sharp) == len(look.soft) == quality.SHARPNESS:
+            known.levels.append(dim.levels(look.light, look.sharp))
+            self._lessons.append((look.sharp, look.soft))
+            self._since += 1
         if len(self._lessons) >= blur.ENOUGH and (self._rule is None or self._since >= LEARN_EVERY):
             self._rule, self._since = blur.Rule(*zip(*self._lessons, strict=True)), 0
         if vector is None:
@@ -140,8 +147,12 @@ class Checker:
         found = nearcopies.candidates(bits, novelty.unit(vector), self._hashes[:count], self._units[:count])
         earlier = [(image, other) for image in map(self._id_at, found) if (other := self._earlier(image)) is not None]
         mine = nearcopies.phases(grey)
-        best = nearcopies.standing_out([nearcopies.peak(mine, nearcopies.phases(other)) for _, other in earlier])
-        return None if best is None else (earlier[best[0]][0], best[1])
+        matches = [nearcopies.match(mine, nearcopies.phases(other)) for _, other in earlier]
+        best = max(range(len(matches)), key=lambda one: matches[one].peak, default=None)
+        if best is None or matches[best].peak <= nearcopies.PEAK_ABOVE:
+            return None
+        alike = nearcopies.likeness(grey, earlier[best][1], matches[best])
+        return (earlier[best][0], alike) if alike > nearcopies.ALIKE_ABOVE else None
 
     def _id_at(self, place: int) -> int:
         """The image in a row of the ring."""

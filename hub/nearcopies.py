@@ -4,12 +4,14 @@
    Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010).
 2. On a line all parts look alike, to both: two flawless cells are closer than a cell and its own copy in JPEG. So a
    candidate must also match in its fine texture: the peak of the band-limited phase-only correlation (Ito et al.,
-   IEICE 2004), which does not depend on shift, gain or soft light.
-3. What parts of one kind have in common, such as fingers and grain of cells from one block, peaks as well, with many.
-   A copy stands out: half of the second best is taken off.
+   IEICE 2004), which does not depend on shift, gain or soft light. It finds the shift as well.
+3. Parts may share even that: wafers cut side by side from one block have the same grain, but not the same cracks. So
+   the best match is laid over the picture to a fraction of a pixel (enhanced correlation coefficient: Evangelidis and
+   Psarakis, PAMI 2008). A copy then differs by little more than noise, whatever its gain; another part by more.
 """
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -20,12 +22,21 @@ from hub.quality import SIDE, Floats
 
 Bits = NDArray[np.uint64]
 CANDIDATES = 5
+"""By embedding."""
+ALIKE_CANDIDATES = 3
+"""By hash."""
 COSINE_ABOVE = 0.8
 """Below it, embeddings of Lite0 show different things; candidates need no more than that."""
-BITS_BELOW = 5
-"""Differing bits of 63 at which a hash alone makes a candidate: Zauner's re-encoded copies differ in fewer."""
-ALIKE_ABOVE = 0.31
-"""Of at most 1; chosen on the first half of tests/bench/verify.py."""
+BITS_BELOW = 13
+"""Differing bits of 63 at which a hash alone makes a candidate: few other pictures are as near to moved copies."""
+PEAK_ABOVE = 0.12
+"""Of at most 1: pictures that share no texture stay below a tenth."""
+ALIKE_ABOVE = 0.9955
+"""Correlation of the two pictures, one laid over the other; chosen on the first half of tests/bench/verify.py."""
+_STEPS = 3  # the phases give the shift to half a pixel
+_SMOOTH = 5  # pixels: noise and JPEG's blocks are not what two pictures shall be alike in
+_EDGE = 5  # pixels that are left out, since smoothing and moving repeat what is there
+_WHITE = 250.0  # what is washed out in one picture may differ in the other
 _BAND = (0.05, 0.3)  # cycles per pixel: below it all parts of a line are alike, above it there is noise
 _HASH = 8
 
@@ -52,7 +63,7 @@ def candidates(bits: int, unit: Floats, hashes: Bits, units: Floats) -> list[int
         return []
     cosines, distances = units @ unit, differing(bits, hashes)
     near = np.argsort(-cosines, kind="stable")[:CANDIDATES]
-    alike = np.argsort(distances, kind="stable")[:CANDIDATES]
+    alike = np.argsort(distances, kind="stable")[:ALIKE_CANDIDATES]
     found = [int(one) for one in near if cosines[one] > COSINE_ABOVE]
     return found + [int(one) for one in alike if distances[one] < BITS_BELOW and int(one) not in found]
 
@@ -71,17 +82,37 @@ def phases(grey: Floats) -> NDArray[np.complex64]:
     return (np.where(band, spectrum / np.maximum(np.abs(spectrum), 1e-6), 0)).astype(np.complex64)
 
 
-def peak(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
-    """The highest correlation of two pictures' phases at any shift, at most 1."""
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The highest correlation of two pictures' phases, at most 1, and where: what is at (y, x) in the other picture is
+    at (y + down, x + right) in the one.
+    """
+
+    peak: float
+    down: int
+    right: int
+
+
+def match(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> Match:
+    """Of two pictures' `phases`, at any shift."""
     product = np.fft.irfft2(one * other.conj(), s=(SIDE, SIDE))
-    full = np.fft.irfft2(one * one.conj(), s=(SIDE, SIDE))[0, 0]
-    return float(product.max() / max(float(full), 1e-12))
+    full = float(np.fft.irfft2(one * one.conj(), s=(SIDE, SIDE))[0, 0])
+    place = int(product.argmax())
+    down, right = ((at + SIDE // 2) % SIDE - SIDE // 2 for at in divmod(place, SIDE))
+    return Match(float(product.flat[place]) / max(full, 1e-12), down, right)
 
 
-def standing_out(peaks: Sequence[float]) -> tuple[int, float] | None:
-    """Which candidate is copied, and how alike it is; None when none stands out. peaks: of all candidates."""
-    if not peaks:
-        return None
-    order = np.argsort(peaks)[::-1]
-    alike = peaks[int(order[0])] - (peaks[int(order[1])] / 2 if len(order) > 1 else 0.0)
-    return (int(order[0]), alike) if alike > ALIKE_ABOVE else None
+def likeness(one: Floats, other: Floats, at: Match) -> float:
+    """Correlation of two pictures, the other laid over the one, at most 1; 0 where they cannot be laid so."""
+    moved = np.array([[1, 0, -at.right], [0, 1, -at.down]], np.float32)
+    light = cv2.warpAffine((one < _WHITE).astype(np.uint8), moved, (SIDE, SIDE), flags=cv2.INTER_NEAREST)
+    both = ((light > 0) & (other < _WHITE)).astype(np.uint8)
+    inside = cv2.erode(
+        both, np.ones((2 * _EDGE + 1, 2 * _EDGE + 1), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
+    )
+    stop = cv2.TERM_CRITERIA_COUNT, _STEPS, 0
+    try:
+        found, _ = cv2.findTransformECC(one, other, moved, cv2.MOTION_TRANSLATION, stop, inside, _SMOOTH)
+    except cv2.error:  # nothing in common, or nothing to see
+        return 0.0
+    return float(found) if math.isfinite(found) else 0.0

@@ -10,9 +10,12 @@ a cell that looks like another one, or that was blurred before it came into the 
 The stream of blur, darkness and copies comes from three cameras (sharp, dim and noisy, soft), after as many images of
 theirs without faults as a model was trained on; what is usual is learnt from both, faults included. The stream of
 unseen images is a line of monocrystalline cells. Wrong labels: 5 % of those that the experts were sure of are turned
-around; k is their number. Counts are pooled over seeds.
+around; k is their number. Beside what the hub suspects stand, from the same out-of-fold probabilities, cleanlab's ranks
+where it is installed (the extra "oracles"); and as a ceiling what the hub suspects when the model learnt from right
+labels: no way to find wrong ones gets much farther with these features. Once for each of `train.features`.
 
-The last line is one JSON object: precision and recall of each, recall by severity, precision_at_k.
+Counts are pooled over seeds. The last line is one JSON object: precision and recall of each, recall by severity,
+precision_at_k.
 """
 
 import argparse
@@ -91,17 +94,57 @@ class Tally:
         }
 
 
+def cleanlab_ranks(labels, chances):
+    """How cleanlab orders labels, the worst first: {name: rows}; nothing where it is not installed."""
+    try:
+        from cleanlab.filter import find_label_issues
+        from cleanlab.rank import get_label_quality_scores
+    except ModuleNotFoundError:
+        return {}
+    found = {
+        f"cleanlab_{method}": np.argsort(get_label_quality_scores(labels, chances, method=method), kind="stable")
+        for method in ("self_confidence", "normalized_margin")
+    }
+    issues = find_label_issues(labels, chances, return_indices_ranked_by="self_confidence", n_jobs=1)
+    return {**found, "cleanlab_issues": issues}
+
+
 def wrong_labels(x, truth, seed):
-    """Share of turned labels among the k most suspicious, k their number; and among the first half of those."""
+    """Shares of labels that are wrong, from out-of-fold probabilities; k labels were turned around.
+
+    precision_at_k, precision_at_half_k: of the k, or half as many, that the hub suspects most; suspects: their number;
+    recall_of_suspects; cleanlab_*: precision_at_k of its ranks; ceiling_at_k: precision_at_k of a model that learnt
+    from right labels.
+    """
     rng = np.random.default_rng([seed, 2])
     k = round(WRONG * len(truth))
     turned = np.zeros(len(truth), bool)
     turned[rng.permutation(len(truth))[:k]] = True
     labels = np.where(turned, 1 - truth, truth)
     trained = train_head(x, labels, 2, TrainSettings(seed=seed), lambda _: None)
-    ranked = [one.row for one in suspects(trained.oof, labels[trained.oof_rows])]
-    hits = turned[trained.oof_rows][ranked]
-    return hits[:k].sum() / k, hits[: k // 2].sum() / (k // 2), len(ranked), hits.sum() / k
+    clean = train_head(x, truth, 2, TrainSettings(seed=seed), lambda _: None)
+    ranked = [one.row for one in suspects(trained.oof, labels)]
+    return {
+        "precision_at_k": turned[ranked[:k]].sum() / k,
+        "precision_at_half_k": turned[ranked[: k // 2]].sum() / (k // 2),
+        "suspects": len(ranked),
+        "recall_of_suspects": turned[ranked].sum() / k,
+        **{name: turned[rows[:k]].sum() / k for name, rows in cleanlab_ranks(labels, trained.oof).items()},
+        "ceiling_at_k": turned[[one.row for one in suspects(clean.oof, labels)][:k]].sum() / k,
+    }
+
+
+def label_figures(cache, half, seeds):
+    """Means of `wrong_labels` over seeds, for each of the backbone's features."""
+    sure = [one for one in streams.cells() if one.label is not None and streams.half_of(one.name) == half]
+    truth = np.array([one.label for one in sure])
+    pictures = [streams.Seen("", np.repeat(one.scene.astype(np.uint8)[:, :, None], 3, axis=2)) for one in sure]
+    figures = {}
+    for features in ("pooled", "stages"):
+        x = embed(Part(export_backbone(cache, HOW, features=features), name="backbone"), pictures)
+        found = [wrong_labels(x, truth, seed) for seed in range(seeds)]
+        figures[features] = {name: round(float(np.mean([one[name] for one in found])), 3) for name in found[0]}
+    return {"k": round(WRONG * len(truth)), **figures}
 
 
 def main():
@@ -122,18 +165,8 @@ def main():
                 for kind in kinds:
                     tallies[kind].add(seen, flags)
         print({kind: one.figures() for kind, one in tallies.items()}, dict(flags_seen), flush=True)
-    sure = [one for one in streams.cells() if one.label is not None and streams.half_of(one.name) == arguments.half]
-    x = embed(part, [streams.Seen("", np.repeat(one.scene.astype(np.uint8)[:, :, None], 3, axis=2)) for one in sure])
-    truth = np.array([one.label for one in sure])
-    found = np.array([wrong_labels(x, truth, seed) for seed in range(arguments.seeds)])
     result = {kind: one.figures() for kind, one in tallies.items()}
-    result["wrong_labels"] = {
-        "precision_at_k": round(float(found[:, 0].mean()), 3),
-        "precision_at_half_k": round(float(found[:, 1].mean()), 3),
-        "k": round(WRONG * len(truth)),
-        "suspects": round(float(found[:, 2].mean()), 1),
-        "recall_of_suspects": round(float(found[:, 3].mean()), 3),
-    }
+    result["wrong_labels"] = label_figures(arguments.cache, arguments.half, arguments.seeds)
     print(json.dumps({"half": arguments.half, "seeds": arguments.seeds, **result}))
     return 0
 

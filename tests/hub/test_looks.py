@@ -1,5 +1,7 @@
 """All rules together on a line of drawn parts: what is planted is flagged, the others are not."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 
@@ -39,7 +41,7 @@ def test_planted_faults_are_flagged_and_good_parts_are_not():
     assert "blurred" in line.see(cv2.GaussianBlur(part(200), (0, 0), 4))[0]
     assert "dark" in line.see(np.uint8(part(201) * 0.25))[0]
     flags, look = line.see(decode(encode_jpeg(np.roll(part(110), 2, axis=1), 80)))
-    assert flags["copy"] > 0.3
+    assert flags["copy"] > 0.99
     assert look.copy_of == 64 + 11
     turned = line.see(np.ascontiguousarray(part(202).transpose(1, 0, 2)))[0]
     assert {"view", "novel"} <= set(turned)
@@ -69,3 +71,14 @@ def test_the_window_of_copies_forgets_the_oldest_and_another_backbone_begins_ane
     assert line.checker._id_at(5) == 1005
     assert len(line.checker._ids) == WINDOW
     assert line.checker._copy(grey_of(part(1)), look.bits, vector_of(part(1))) is None
+
+
+def test_what_an_older_version_measured_teaches_nothing_and_hurts_nothing():
+    line = Line()
+    _, look = line.see(part(1))
+    old = dataclasses.replace(look, sharp=look.sharp[:48], soft=look.soft[:48])
+    for one in range(100):
+        line.checker.add(1000 + one, "a/b", old, vector_of(part(1)))
+    line.checker.add(2000, "a/b", look, vector_of(part(1)))
+    assert "dark" not in line.see(part(2))[0]
+    assert line.checker._rule is None

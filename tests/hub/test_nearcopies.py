@@ -1,10 +1,11 @@
 """A copy has the texture of the original; another part of the same line has not, however alike they look."""
 
+import cv2
 import numpy as np
 import pytest
 
 from hub import nearcopies
-from hub.nearcopies import candidates, differing, peak, phases, phash
+from hub.nearcopies import candidates, differing, likeness, match, phases, phash
 from hub.novelty import unit
 from hub.quality import grey_of
 from shared.preprocess import decode, encode_jpeg
@@ -41,11 +42,50 @@ def test_bits_are_counted():
     ],
     ids=["jpeg", "shift", "gain", "noise"],
 )
-def test_a_copy_peaks_and_another_part_does_not(change):
+def test_a_copy_matches_and_another_part_does_not(change):
+    copy, original, other = grey_of(change(part(1))), grey_of(part(1)), grey_of(part(2))
+    found = match(phases(copy), phases(original))
+    assert found.peak > nearcopies.PEAK_ABOVE
+    assert likeness(copy, original, found) > nearcopies.ALIKE_ABOVE
+    found = match(phases(copy), phases(other))
+    assert found.peak < nearcopies.PEAK_ABOVE
+    assert likeness(copy, other, found) < nearcopies.ALIKE_ABOVE - 0.2
+
+
+def test_a_picture_matches_itself_where_it_is():
     mine = phases(grey_of(part(1)))
-    assert peak(mine, phases(grey_of(change(part(1))))) > nearcopies.ALIKE_ABOVE
-    assert peak(mine, phases(grey_of(part(2)))) < nearcopies.ALIKE_ABOVE / 2
-    assert peak(mine, mine) == pytest.approx(1.0, abs=1e-4)
+    assert match(mine, mine) == nearcopies.Match(pytest.approx(1.0, abs=1e-4), 0, 0)
+
+
+def test_where_a_copy_was_moved_to():
+    grey = grey_of(part(1))
+    assert match(phases(np.roll(grey, (5, -9), axis=(0, 1))), phases(grey)).down == 5
+    assert match(phases(np.roll(grey, (5, -9), axis=(0, 1))), phases(grey)).right == -9
+
+
+def test_a_part_with_the_same_grain_and_another_crack_is_no_copy():
+    neighbour = part(1).copy()
+    cv2.line(neighbour, (40, 60), (230, 200), (60, 60, 60), 3)
+    found = match(phases(grey_of(neighbour)), phases(grey_of(part(1))))
+    assert found.peak > nearcopies.PEAK_ABOVE, "grain alone does not tell them apart"
+    assert likeness(grey_of(neighbour), grey_of(part(1)), found) < nearcopies.ALIKE_ABOVE
+
+
+def test_what_is_washed_out_does_not_count():
+    bright = np.clip(part(1, mean=200) * 1.2, 0, 255).astype(np.uint8)
+    original = grey_of(part(1, mean=200))
+    assert (bright == 255).mean() > 0.1
+    found = match(phases(grey_of(bright)), phases(original))
+    assert likeness(grey_of(bright), original, found) > nearcopies.ALIKE_ABOVE
+
+
+@pytest.mark.parametrize("level", [90.0, 255.0], ids=["flat", "washed out"])
+def test_pictures_without_texture_are_no_copies(level):
+    flat, other = np.full((256, 256), level, np.float32), grey_of(part(1))
+    found = match(phases(flat), phases(other))
+    assert found.peak < nearcopies.PEAK_ABOVE
+    assert likeness(flat, other, found) == 0.0
+    assert likeness(flat, flat, match(phases(flat), phases(flat))) == 0.0
 
 
 def test_candidates_are_the_nearest_by_embedding_and_by_hash():
@@ -53,16 +93,3 @@ def test_candidates_are_the_nearest_by_embedding_and_by_hash():
     hashes = np.array([0xFFFF, 0xFF00, 0x0F, 0xF0F0F0F0], np.uint64)
     assert candidates(0x0F, unit(np.array([1.0, 0.0], np.float32)), hashes, units) == [0, 1, 2]
     assert candidates(0x0F, unit(np.array([1.0, 0.0], np.float32)), hashes[:0], units[:0]) == []
-
-
-def test_a_picture_without_texture_is_no_copy_of_anything():
-    flat = phases(np.full((256, 256), 90, np.float32))
-    assert peak(flat, phases(grey_of(part(1)))) < nearcopies.ALIKE_ABOVE
-
-
-def test_a_copy_stands_out_from_what_all_parts_share():
-    assert nearcopies.standing_out([]) is None
-    assert nearcopies.standing_out([0.4]) == (0, 0.4)
-    assert nearcopies.standing_out([0.1, 0.7, 0.2]) == (1, pytest.approx(0.6))
-    assert nearcopies.standing_out([0.45, 0.44, 0.43]) is None, "all alike: the pattern of the line"
-    assert nearcopies.standing_out([0.9, 0.95]) == (1, pytest.approx(0.5)), "a still scene: the third copy of it"

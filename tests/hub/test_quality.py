@@ -33,13 +33,6 @@ def test_flags_say_what_was_measured():
     assert flagged(np.full((200, 200, 3), 255, np.uint8)) == {"bright": 1.0}
 
 
-def test_a_dim_line_is_usual_and_half_its_light_is_not():
-    dim = [light_of(grey_of(part(one, mean=60))) for one in range(quality.ENOUGH)]
-    assert flagged(part(99, mean=60), dim) == {}
-    assert "dark" in flagged(np.uint8(part(99, mean=60) * 0.4), dim)
-    assert "dark" not in flagged(np.uint8(part(99, mean=60) * 0.4), dim[1:]), "too few to say what is usual"
-
-
 def test_too_much_light_washes_out_what_was_black():
     lit = [light_of(grey_of(part(one))) for one in range(quality.ENOUGH)]
     washed = np.clip(part(99).astype(float) * 0.3 + 175, 0, 255).astype(np.uint8)
@@ -66,4 +59,21 @@ def test_noise_is_told_from_structure():
 def test_gradients_do_not_depend_on_the_cameras_pixels():
     big = cv2.resize(part(3), (900, 900), interpolation=cv2.INTER_LINEAR)
     assert np.abs(quality.gradients(grey_of(big)) - quality.gradients(grey_of(part(3)))).mean() < 0.3
-    assert quality.gradients(grey_of(part(3))).shape == (48,)
+    assert quality.sharpness(grey_of(part(3))).shape == (quality.SHARPNESS,)
+
+
+def test_noise_below_one_grey_level_is_measured():
+    rng = np.random.default_rng(2)
+    for sigma in (0.5, 1.0):
+        taken = np.rint(128 + rng.normal(0, sigma, (256, 256, 1))).astype(np.uint8)
+        assert noise_of(grey_of(cv2.resize(np.repeat(taken, 3, axis=2), (320, 320)))) > 0.1
+
+
+@pytest.mark.parametrize(("axis", "least"), [((15, 1), "some"), ((15, 15), "all")], ids=["motion", "defocus"])
+def test_the_spectrum_loses_high_frequencies_in_the_direction_of_the_blur(axis, least):
+    before = quality.spectrum(grey_of(part(4))).reshape(3, 6)
+    after = quality.spectrum(cv2.blur(grey_of(part(4)), axis)).reshape(3, 6)
+    assert (before - after)[:, 0].max() < 1.5, "coarse structure stays"
+    low, high, middle = (before - after)[:, 2]
+    assert min(low, middle) > 0.3
+    assert (high > 1.0) == (least == "all")
