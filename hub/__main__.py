@@ -181,6 +181,23 @@ def _release(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _card(arguments: argparse.Namespace) -> int:
+    from hub.cards import card_of
+    from hub.cardtext import markdown
+    from hub.policies import Policies
+    from hub.settings import find_config, read
+    from hub.store import open_store
+    from shared.errors import StoreError
+
+    file = read(find_config(arguments.config))
+    with closing(open_store(file)) as store:
+        card = card_of(Policies(file, store, SystemClock()).now(), store, arguments.release)
+    if card is None:
+        raise StoreError("does not exist", subject=f"release {arguments.release}", remedy="The page lists releases")
+    _say(card.model_dump_json(indent=2) if arguments.json else markdown(card).rstrip())
+    return 0
+
+
 def _settings(arguments: argparse.Namespace) -> int:
     from hub.options import options, value_of
     from hub.policies import Policies
@@ -390,6 +407,9 @@ def _parser() -> argparse.ArgumentParser:
     release = add("release", _release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")
     release.add_argument("--note", default="by hand", help="a note, kept with the release")
+    card = add("card", _card, "print the model card of a release: what it is for, learned from, and how good it is")
+    card.add_argument("release", type=int, help="number of the release")
+    card.add_argument("--json", action="store_true", help="as JSON (default: Markdown)")
     settings = add("settings", _settings, "show or change the settings that a running hub follows at once")
     settings.add_argument(
         "setting", nargs="*", metavar="SETTING", help="KEY shows it, KEY=VALUE sets it (default: show all)"

@@ -6,9 +6,10 @@ are given by `hub.split`.
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import sqlalchemy
@@ -24,6 +25,25 @@ from shared.errors import StoreError, TrainError
 ROWS = 500  # hashes in one query: databases bound the number of parameters
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+
+
+class Entry(NamedTuple):
+    """One line of a snapshot: the sha256 of an image, its label and its side on that day."""
+
+    sha256: str
+    label: str
+    side: str
+
+
+class Sided(Protocol):
+    """An image that stands on a side of the split."""
+
+    @property
+    def side(self) -> str:
+        """As in `Assignment`."""
+
+
+S = TypeVar("S", bound=Sided)
 
 
 class Row(NamedTuple):
@@ -120,19 +140,16 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str, left_o
     Sides are those of its day, whatever became of the split since. left_out: what the snapshot said of that.
     """
     try:
-        lines = store.blobs.read(sha256).decode()
+        wanted = entries(store.blobs.read(sha256))
     except StoreError:
         return None
-    wanted = [(line[:64], *line[65:].rsplit(" ", 1)) for line in lines.splitlines()]
-    there = _images(store, project, sorted({one for one, *_ in wanted}))
-    rows: list[Row] = []
-    missing = 0
-    for one, label, side in wanted:
-        same = next((place for place, row in enumerate(there[one]) if row.side == side), 0)
-        if label not in classes or not there[one]:
-            missing += 1
-            continue
-        rows.append(there[one].pop(same)._replace(label=label, side=side))
+    found = paired(wanted, _images(store, project, sorted({one.sha256 for one in wanted})))
+    rows = [
+        row._replace(label=entry.label, side=entry.side)
+        for entry, row in zip(wanted, found, strict=True)
+        if row is not None and entry.label in classes
+    ]
+    missing = len(wanted) - len(rows)
     if missing:
         raise TrainError(
             f"{missing} of its {len(wanted)} images are gone, or of a class that the project no longer has",
@@ -140,6 +157,25 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str, left_o
             remedy="Start a new run",
         )
     return _made(sorted(rows), classes, left_out)
+
+
+def entries(lines: bytes) -> list[Entry]:
+    """The lines of a snapshot, by hash."""
+    return [Entry(line[:64], *line[65:].rsplit(" ", 1)) for line in lines.decode().split("\n")[:-1]]
+
+
+def paired(wanted: Sequence[Entry], there: Mapping[str, Sequence[S]]) -> list[S | None]:
+    """The image of each entry, None where it is gone. there: sha256 -> all images with these bytes, by id.
+
+    Of several that are the same bytes each is given once, those first that stand on the same side still.
+    """
+    left = {sha256: list(images) for sha256, images in there.items()}
+    found: list[S | None] = []
+    for entry in wanted:
+        images = left.get(entry.sha256, [])
+        same = next((place for place, one in enumerate(images) if one.side == entry.side), 0)
+        found.append(images.pop(same) if images else None)
+    return found
 
 
 def _images(store: Store, project: str, hashes: list[str]) -> dict[str, list[Row]]:

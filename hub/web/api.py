@@ -10,6 +10,8 @@ import numpy as np
 from fastapi import APIRouter, Body, HTTPException, Path, Query
 from fastapi.responses import Response
 
+from hub.card import Card
+from hub.cardtext import markdown
 from hub.label import Desk
 from hub.options import options
 from hub.policies import Policies
@@ -273,6 +275,17 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         if _found(views.run(ask.run), "run").state != "done":
             raise HTTPException(409, f"run {ask.run} is not done")
         return Number(id=actions.release_run(ask.run, ask.note))
+
+    @api.get("/releases/{number}/card")
+    def card(number: RowId) -> Card:
+        """The model card of a release: what it is for, what it learned from, how good it is and where not."""
+        return _found(views.card(number), "release")
+
+    @api.get("/releases/{number}/card.md", response_class=Response)
+    def card_text(number: RowId) -> Response:
+        """The model card as Markdown."""
+        text = markdown(_found(views.card(number), "release"))
+        return Response(text, media_type="text/markdown; charset=utf-8")
 
     @api.get("/settings")
     def settings() -> SettingsView:

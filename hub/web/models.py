@@ -3,75 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from hub import again
-
-
-class View(BaseModel):
-    """Base of all answers."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Interval(View):
-    """A measured value and its 95 % interval; without one, low and high repeat the value."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ClassFigures(View):
-    """One class on held-out images."""
-
-    name: str
-    n: int = 0
-    recall: float | None = None
-    precision: float | None = None
-    f1: float | None = None
-
-
-class Figures(View):
-    """How good a model is on n held-out images. confusion: [label][predicted] counts."""
-
-    n: int = 0
-    accuracy: Interval | None = None
-    balanced_accuracy: Interval | None = None
-    auc: Interval | None = None
-    f1: float | None = None
-    ece: float | None = None
-    classes: list[ClassFigures] = []
-    confusion: list[list[int]] = []
-
-
-class Gain(View):
-    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
-
-    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
-    """
-
-    n: int = 0
-    auc_gain: Interval | None = None
-    accuracy_gain: Interval | None = None
-    mcnemar_p: float | None = None
-    fixed: int = 0
-    broken: int = 0
-    verdict: str = ""
-    reason: str = ""
-
-
-class SliceView(View):
-    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
-
-    kind: str
-    name: str
-    n: int
-    few: bool
-    accuracy: Interval | None = None
-    before: Interval | None = None
-    fixed: int = 0
-    broken: int = 0
+from hub.figures import Figures, Gain, Interval, SliceView, View
 
 
 class RunView(View):
@@ -311,8 +246,8 @@ class CameraView(View):
     swap_ms: float | None = None
     up: int | None = None
     down: int | None = None
-    errors: dict[str, int] = {}
-    settings: dict[str, str | int | float | bool] = {}
+    errors: dict[str, int] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     follows: Follows = "unknown"
     triage: dict[str, Any] | None = None
     triage_words: str = ""
@@ -551,7 +486,7 @@ class Fault(View):
 
     error: str
     message: str
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = Field(default_factory=dict)
 
 
 class Number(View):

@@ -161,6 +161,10 @@ class Pages:
                 every=self._policies.now().retrain,
             )
 
+        @pages.get("/releases/{number}/card")
+        def card(request: Request, number: RowId) -> Response:
+            return self._page(request, "card.html", card=_found(views.card(number), f"release {number}"))
+
         @pages.get("/settings")
         def settings(request: Request) -> Response:
             return self._page(

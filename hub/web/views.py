@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, func, select
 
 from hub import again, skew
+from hub.card import Card
+from hub.cards import card_of
+from hub.figures import figures, gain, ids, number, slices
 from hub.label import Desk
 from hub.policies import Policies
 from hub.registry import labels_since_run
@@ -16,7 +19,6 @@ from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Ske
 from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
 from hub.web.clusters import Clusters
-from hub.web.figures import figures, gain, ids, number, slices
 from hub.web.images import Images
 from hub.web.models import (
     AgainView,
@@ -176,6 +178,10 @@ class Views:
         """Releases, the newest first."""
         with self._store.read() as session:
             return self._releases(session, limit, offset)
+
+    def card(self, number: int) -> Card | None:
+        """The model card of a release."""
+        return card_of(self._policies.now(), self._store, number)
 
     def rollout(self) -> RolloutView | None:
         """The rollout in force."""
