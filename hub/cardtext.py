@@ -9,7 +9,7 @@ from hub.figures import Figures, Interval
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$])")
 _LINKS = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)  # GitHub's Markdown makes links of bare addresses
-_FIRST = re.compile(r"^(\d*)([-+=.)])")
+_FIRST = re.compile(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=]))")  # would begin a list, or a heading
 
 
 def markdown(card: Card) -> str:
@@ -20,7 +20,7 @@ def markdown(card: Card) -> str:
 def escaped(text: str) -> str:
     """A user's text as one line of Markdown that shows just that text."""
     line = " ".join(text.split())
-    return _FIRST.sub(r"\1\\\2", _LINKS.sub(lambda found: f"\\{found[0]}", _MARKS.sub(r"\\\1", line)))
+    return _FIRST.sub(r"\1\\", _LINKS.sub(lambda found: f"\\{found[0]}", _MARKS.sub(r"\\\1", line)))
 
 
 def _blocks(card: Card) -> Iterator[str]:
@@ -43,7 +43,7 @@ def _blocks(card: Card) -> Iterator[str]:
     yield from _measured(card)
     yield from _data(card)
     yield "## Training"
-    settings = [(name, _plain(value)) for name, value in sorted(card.settings.items())]
+    settings = [(escaped(name), _plain(value)) for name, value in sorted(card.settings.items())]
     yield _table(["Setting", "Value"], settings) if settings else "Its settings are not known."
     if card.versions:
         yield f"Versions: {', '.join(f'{escaped(name)} {escaped(one)}' for name, one in card.versions.items())}."
@@ -68,7 +68,7 @@ def _measured(card: Card) -> Iterator[str]:
         return
     worn = f", worn after {held.verdicts} verdicts" if held.worn else ""
     on = f", holdout version {held.version}{worn}" if held.version else ""
-    yield f"{card.figures.n} images{on}; in brackets 95 % intervals."
+    yield f"{_count(card.figures.n, 'image')}{on}; in brackets 95 % intervals."
     before = [f"Release {card.against}" if card.against else "Before"] if card.before else []
     yield _table(["Measure", "This release", *before], _rows(card.figures, card.before))
     yield _table(
@@ -98,7 +98,7 @@ def _measured(card: Card) -> Iterator[str]:
             ],
         )
     if card.reason:
-        yield f"Verdict: {escaped(card.verdict)}. {escaped(card.reason)}"
+        yield f"Verdict: {escaped(card.verdict)}; {escaped(card.reason)}."
 
 
 def _rows(now: Figures, before: Figures | None) -> Iterator[Sequence[object]]:
@@ -119,10 +119,11 @@ def _data(card: Card) -> Iterator[str]:
     if data.training is None or data.holdout is None:
         yield f"Snapshot `{data.snapshot}` was not kept." if data.snapshot else "Its data are not known."
         return
-    yield f"Snapshot `{data.snapshot}`, labelled by {data.operators} operators; {data.left_out} images on neither side."
+    neither = f"{_count(data.left_out, 'labelled image')} on neither side"
+    yield f"Snapshot `{data.snapshot}`, labelled by {_count(data.operators, 'operator')}; {neither}."
     for title, side in (("learned from", data.training), ("held out", data.holdout)):
         when = f", captured {side.first:%Y-%m-%d} to {side.last:%Y-%m-%d}" if side.first and side.last else ""
-        yield f"{side.images} images {title}{when}:"
+        yield f"{_count(side.images, 'image')} {title}{when}:"
         yield _table(["Source", *map(escaped, card.classes), "All"], _sources(side, card.classes))
 
 
@@ -150,6 +151,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _number(value: Interval | float | None) -> str:
     if isinstance(value, Interval):
         return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
@@ -158,6 +163,8 @@ def _number(value: Interval | float | None) -> str:
 
 def _plain(value: Any) -> str:
     """A setting in one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "–"
     if isinstance(value, dict):

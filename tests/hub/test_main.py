@@ -29,6 +29,7 @@ COMMANDS = {
     "collect": "beside a serving hub",
     "train": "evaluate against the release in use",
     "release": "through the running hub",
+    "card": "what it is for, learned from",
     "settings": "a running hub follows at once",
     "fsck": "every row has its blob",
     "backup": "while the hub runs",
