@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "evaluate against the release in use",
     "release": "through the running hub",
     "card": "what it is for, learned from",
+    "export-model": "for people without Hone",
     "settings": "a running hub follows at once",
     "fsck": "every row has its blob",
     "backup": "while the hub runs",
