@@ -206,7 +206,7 @@ def _foreign(what: str) -> ModelError:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch tells a lot while it exports."""
-    logs = [logging.getLogger(one) for one in ("torch.onnx", "onnxscript")]
+    logs = [logging.getLogger(one) for one in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [one.level for one in logs]
     for one in logs:
         one.setLevel(logging.ERROR)

@@ -36,6 +36,7 @@ COMMANDS = {
     "backup": "while the hub runs",
     "restore": "begins a new epoch",
     "import": "a folder per class",
+    "export-data": "all labelled images with their labels",
     "keys": "root key",
     "broker": "an account per camera",
 }
@@ -77,7 +78,7 @@ def test_the_help_names_every_command(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     [listed] = re.findall(r"COMMAND\n(.*?)\n\n", text, re.S)
-    assert set(re.findall(r"^ {4}(\w+) ", listed, re.M)) == set(COMMANDS)
+    assert set(re.findall(r"^ {4}([\w-]+)", listed, re.M)) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["import", "x", "--split", "test"], ["release"], ["collect"]])
