@@ -70,7 +70,7 @@ class Side(View):
 class DataFacts(View):
     """The data of a run. kept: whether its snapshot can still be read; else both sides are None.
 
-    operators: how many people gave the labels of what came from cameras. left_out: labelled images on neither side.
+    operators: how many people labelled what came from cameras. left_out: labelled images on neither side.
     """
 
     snapshot: str
@@ -305,8 +305,8 @@ def _of_the_data(card: Card) -> Iterator[str]:
     if unproven and holdout.images:
         yield f"No held-out image is from {_some(unproven)}: how good it is there was not measured."
     if training.last is not None and training.first is not None:
-        span = f"{training.first:%Y-%m-%d} to {training.last:%Y-%m-%d}"
-        yield f"What it learned from cameras is from {span} (UTC); it knows nothing of what changed later."
+        span = days(training.first, training.last)
+        yield f"What it learned from cameras is of {span} (UTC); it knows nothing of what changed later."
     if training.gone + holdout.gone:
         yield f"{_images(training.gone + holdout.gone)} of its data are gone, so their source is not known."
 
@@ -326,6 +326,12 @@ def _where_weak(card: Card) -> Iterator[str]:
     few = [f"{one.kind} {one.name}" for one in card.slices if one.few]
     if few:
         yield f"Too few held-out images to judge {_some(few)}."
+
+
+def days(first: datetime, last: datetime) -> str:
+    """A span of time by its days, one where it is one."""
+    begin, end = f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"
+    return begin if begin == end else f"{begin} to {end}"
 
 
 def _images(count: int) -> str:

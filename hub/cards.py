@@ -4,7 +4,7 @@ from sqlmodel import select
 
 from hub import split
 from hub.card import Card, Facts, card
-from hub.lineage import cameras_on, entries_of, labellers, members, run_of
+from hub.lineage import cameras_on, members, operators, run_of, snapshot_of
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Release
@@ -18,10 +18,9 @@ def card_of(settings: HubSettings, store: Store, number: int) -> Card | None:
         if release is None:
             return None
         run = run_of(session, release)
-        entries = entries_of(store, run.snapshot) if run else None
+        entries = snapshot_of(store, run.snapshot) if run else None
         images = members(session, project, entries or [])
         field = [one.id for one in images if one is not None and one.camera]
-        given = labellers(session, field, run.ended_at if run else None)
         facts = Facts(
             release=release,
             run=run,
@@ -30,7 +29,7 @@ def card_of(settings: HubSettings, store: Store, number: int) -> Card | None:
             limit=limit,
             entries=entries,
             members=images,
-            operators=len({one.operator for one in given.values() if one.operator}),
+            operators=len(operators(session, field, run.ended_at if run else None)),
             cameras=cameras_on(session, project, [number]).get(number, []),
         )
     return card(facts)

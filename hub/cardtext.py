@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hub.card import Card, Side
+from hub.card import Card, Side, days
 from hub.figures import Figures, Interval
 
 _MARKS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$])")
@@ -122,7 +122,7 @@ def _data(card: Card) -> Iterator[str]:
     neither = f"{_count(data.left_out, 'labelled image')} on neither side"
     yield f"Snapshot `{data.snapshot}`, labelled by {_count(data.operators, 'operator')}; {neither}."
     for title, side in (("learned from", data.training), ("held out", data.holdout)):
-        when = f", captured {side.first:%Y-%m-%d} to {side.last:%Y-%m-%d}" if side.first and side.last else ""
+        when = f", captured {days(side.first, side.last)}" if side.first and side.last else ""
         yield f"{_count(side.images, 'image')} {title}{when}:"
         yield _table(["Source", *map(escaped, card.classes), "All"], _sources(side, card.classes))
 

@@ -164,6 +164,13 @@ def entries(lines: bytes) -> list[Entry]:
     return [Entry(line[:64], *line[65:].rsplit(" ", 1)) for line in lines.decode().split("\n")[:-1]]
 
 
+def entries_of(lines: bytes, sha256: str) -> list[Entry]:
+    """Those lines of a snapshot that name one hash; a million others are not parsed for it."""
+    begin = lines.find(sha256.encode())
+    end = lines.find(b"\n", lines.rfind(sha256.encode())) + 1  # lines are in order: those of one hash follow each other
+    return entries(lines[begin:end]) if begin >= 0 else []
+
+
 def paired(wanted: Sequence[Entry], there: Mapping[str, Sequence[S]]) -> list[S | None]:
     """The image of each entry, None where it is gone. there: sha256 -> all images with these bytes, by id.
 

@@ -30,6 +30,7 @@ from hub.web.models import (
     Health,
     HoldoutView,
     ImageDetail,
+    ImageLineage,
     ImagePage,
     LabelView,
     Number,
@@ -37,6 +38,7 @@ from hub.web.models import (
     PreviewPage,
     PreviewState,
     QueueView,
+    ReleaseImages,
     ReleaseView,
     RunDetail,
     RunView,
@@ -136,6 +138,11 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def one_image(image: RowId) -> ImageDetail:
         """One image and its decisions."""
         return _found(views.images.one(image), "image")
+
+    @api.get("/images/{image}/lineage")
+    def lineage(image: RowId) -> ImageLineage:
+        """Where an image went: its label, the runs that used it, their releases, the cameras that run them."""
+        return _found(views.lineage.of_image(image), "image")
 
     @api.get("/images/{image}/file", response_class=Response)
     def file(image: RowId, width: Annotated[int | None, Query(ge=16, le=4096)] = None) -> Response:
@@ -286,6 +293,14 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         """The model card as Markdown."""
         text = markdown(_found(views.card(number), "release"))
         return Response(text, media_type="text/markdown; charset=utf-8")
+
+    @api.get("/releases/{number}/images")
+    def release_images(
+        number: RowId, *, limit: Limit = 50, offset: Offset = 0, side: Text = "", label: Text = ""
+    ) -> ReleaseImages:
+        """The images that a release comes from, by hash, with their labels and who gave them. side: train, holdout."""
+        found = views.lineage.of_release(number, limit=limit, offset=offset, side=side, label=label)
+        return _found(found, "release")
 
     @api.get("/settings")
     def settings() -> SettingsView:

@@ -380,6 +380,68 @@ class ImageDetail(ImageView):
     copy_of: int | None = None
 
 
+class ReleaseUse(View):
+    """A release, and the cameras that say they run it now."""
+
+    number: int
+    cameras: list[str]
+
+
+class RunUse(View):
+    """A run that learned from an image ("train") or was judged on it ("holdout"), under this label."""
+
+    run: int
+    at: datetime
+    side: str
+    label: str
+    releases: list[ReleaseUse]
+
+
+class ImageLineage(View):
+    """Where an image went: decision in force -> runs, the newest first -> releases -> cameras.
+
+    operator, decided_at: whose label it has; "" and None for an imported one. Runs whose snapshots were not kept are
+    not told, nor those before the last 200.
+    """
+
+    image: int
+    sha256: str
+    camera: str
+    label: str | None
+    operator: str
+    decided_at: datetime | None
+    runs: list[RunUse]
+
+
+class MemberView(View):
+    """An image that a release's run used, with the label and side that it had there.
+
+    image, camera: None where its row is gone; camera "" for an imported one. operator, at: who gave that label last
+    before the run ended; "" and None where nobody did, as it was imported with it.
+    """
+
+    image: int | None
+    sha256: str
+    camera: str | None
+    label: str
+    side: str
+    operator: str
+    at: datetime | None
+
+
+class ReleaseImages(View):
+    """Some of the `total` images that a release comes from, by hash. kept: False where its snapshot is gone."""
+
+    release: int
+    run: int | None
+    snapshot: str
+    kept: bool
+    total: int
+    limit: int
+    offset: int
+    items: list[MemberView]
+
+
 class ImagePage(View):
     """Some of `total` images, the newest first."""
 

@@ -137,7 +137,8 @@ class Pages:
 
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
-            return self._page(request, "image.html", image=_found(views.images.one(image), f"image {image}"))
+            found = _found(views.images.one(image), f"image {image}")
+            return self._page(request, "image.html", image=found, lineage=views.lineage.of_image(image))
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:

@@ -20,6 +20,7 @@ from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
 from hub.web.clusters import Clusters
 from hub.web.images import Images
+from hub.web.lineage import Lineage
 from hub.web.models import (
     AgainView,
     AgreementView,
@@ -60,6 +61,7 @@ class Views:
         self.images = Images(self._project, store, desk)
         self.previews = Previews(self._project, store)
         self.proofs = Proofs(policies, store)
+        self.lineage = Lineage(self._project, store)
         self.clusters = Clusters(self._project, store)
 
     def overview(self) -> Overview:

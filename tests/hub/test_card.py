@@ -114,7 +114,7 @@ def test_the_model_in_words(settings, says):
 
 def test_a_model_that_is_good_everywhere_has_only_the_limits_that_all_have():
     assert limits(run=run(evaluation=judged((95, 95)))) == [
-        "What it learned from cameras is from 2026-03-01 to 2026-03-30 (UTC); it knows nothing of what changed later.",
+        "What it learned from cameras is of 2026-03-01 to 2026-03-30 (UTC); it knows nothing of what changed later.",
         "It gives every image one of its labels (good, defect), also one that shows something else.",
     ]
 

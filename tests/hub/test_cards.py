@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 import msgspec
+import pytest
 
+import hub.lineage
 from hub.cards import card_of
 from hub.dataset import snapshot
 from hub.tables import Camera, Label, Release, Run
@@ -45,7 +47,9 @@ def kept(store):
     return rows, data.sha256
 
 
-def test_a_card_is_made_of_what_the_database_has(store, tmp_path):
+@pytest.mark.parametrize("many", [0, 5000], ids=["read on", "looked up"])
+def test_a_card_is_made_of_what_the_database_has(store, tmp_path, monkeypatch, many):
+    monkeypatch.setattr(hub.lineage, "MANY", many)
     (first, second, _), name = kept(store)
     add(store, label(first, "good"), label(second, "defect", "Noor"), label(first, "good", "too late", days=1))
     released(store, name)
