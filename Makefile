@@ -45,7 +45,7 @@ setup: $(STAMP) $(VENDOR)/.copied
 
 $(STAMP): pyproject.toml constraints.txt
 	@scripts/make-venv $(PYTHON) $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[edge,hub,demo,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[edge,hub,onnx,demo,test]'
 	@touch $@
 
 $(VENDOR)/.copied: package-lock.json $(STAMP)

@@ -184,6 +184,55 @@ def _release(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _card(arguments: argparse.Namespace) -> int:
+    from hub.cards import card_of
+    from hub.cardtext import markdown
+    from hub.policies import Policies
+    from hub.settings import find_config, read
+    from hub.store import open_store
+    from shared.errors import StoreError
+
+    file = read(find_config(arguments.config))
+    with closing(open_store(file)) as store:
+        card = card_of(Policies(file, store, SystemClock()).now(), store, arguments.release)
+    if card is None:
+        raise StoreError("does not exist", subject=f"release {arguments.release}", remedy="The page lists releases")
+    _say(card.model_dump_json(indent=2) if arguments.json else markdown(card).rstrip())
+    return 0
+
+
+def _export_model(arguments: argparse.Namespace) -> int:
+    from hub.handout import Format, handout, parts_of
+    from hub.policies import Policies
+    from hub.settings import find_config, read
+    from hub.store import open_store
+    from shared.errors import StoreError
+    from shared.files import write_atomic
+
+    wanted: dict[Format, Path | None] = {
+        "tflite": arguments.out,
+        "onnx": arguments.onnx,
+        "safetensors": arguments.safetensors,
+    }
+    if not any(wanted.values()):
+        raise ConfigError("says no file", subject="export-model", remedy="Give --out, --onnx or --safetensors")
+    file = read(find_config(arguments.config))
+    with closing(open_store(file)) as store:
+        parts = parts_of(Policies(file, store, SystemClock()).now(), store, arguments.release)
+    for kind, path in wanted.items():
+        if path is not None:
+            made = handout(parts, kind)
+            try:
+                write_atomic(path, made.data)
+            except OSError as error:
+                raise StoreError(f"cannot be written ({error.strerror})", subject=str(path)) from error
+            _say(
+                f"release {parts.number} written to {path}, {len(made.data)} bytes; on {made.images} golden images its "
+                f"probabilities are within {made.difference:.1e} of the release's"
+            )
+    return 0
+
+
 def _settings(arguments: argparse.Namespace) -> int:
     from hub.options import options, value_of
     from hub.policies import Policies
@@ -395,6 +444,14 @@ def _parser() -> argparse.ArgumentParser:
     release = add("release", _release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")
     release.add_argument("--note", default="by hand", help="a note, kept with the release")
+    card = add("card", _card, "print the model card of a release: what it is for, learned from, and how good it is")
+    card.add_argument("release", type=int, help="number of the release")
+    card.add_argument("--json", action="store_true", help="as JSON (default: Markdown)")
+    model = add("export-model", _export_model, "write a release as one file for people without Hone")
+    model.add_argument("release", type=int, nargs="?", help="number of the release (default: the newest)")
+    model.add_argument("--out", type=Path, metavar="FILE.tflite", help="as .tflite with labels as TFLite metadata")
+    model.add_argument("--onnx", type=Path, metavar="FILE", help="as ONNX (needs the extra onnx)")
+    model.add_argument("--safetensors", type=Path, metavar="FILE", help="its weights as safetensors")
     settings = add("settings", _settings, "show or change the settings that a running hub follows at once")
     settings.add_argument(
         "setting", nargs="*", metavar="SETTING", help="KEY shows it, KEY=VALUE sets it (default: show all)"

@@ -6,9 +6,10 @@ trained on); the lines are a blob under that name. Sides and groups are given by
 
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import sqlalchemy
@@ -25,6 +26,26 @@ from shared.errors import StoreError, TrainError
 ROWS = 500  # hashes in one query: databases bound the number of parameters
 Labels = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+
+
+class Entry(NamedTuple):
+    """One line of a snapshot: the sha256 of an image, its label, side and group on that day. near: "" for no group."""
+
+    sha256: str
+    label: str
+    side: str
+    near: str = ""
+
+
+class Sided(Protocol):
+    """An image that stands on a side of the split."""
+
+    @property
+    def side(self) -> str:
+        """As in `Assignment`."""
+
+
+S = TypeVar("S", bound=Sided)
 
 
 class Row(NamedTuple):
@@ -124,19 +145,16 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str, left_o
     Sides and groups are those of its day, whatever became of the split since. left_out: what the snapshot said of that.
     """
     try:
-        lines = store.blobs.read(sha256).decode()
+        wanted = entries(store.blobs.read(sha256))
     except StoreError:
         return None
-    wanted = [_parsed(line) for line in lines.splitlines()]
-    there = _images(store, project, sorted({one for one, *_ in wanted}))
-    rows: list[Row] = []
-    missing = 0
-    for one, label, side, near in wanted:
-        same = next((place for place, row in enumerate(there[one]) if row.side == side), 0)
-        if label not in classes or not there[one]:
-            missing += 1
-            continue
-        rows.append(there[one].pop(same)._replace(label=label, side=side, near=near))
+    found = paired(wanted, _images(store, project, sorted({one.sha256 for one in wanted})))
+    rows = [
+        row._replace(label=entry.label, side=entry.side, near=entry.near)
+        for entry, row in zip(wanted, found, strict=True)
+        if row is not None and entry.label in classes
+    ]
+    missing = len(wanted) - len(rows)
     if missing:
         raise TrainError(
             f"{missing} of its {len(wanted)} images are gone, or of a class that the project no longer has",
@@ -146,13 +164,39 @@ def recalled(store: Store, project: str, classes: list[str], sha256: str, left_o
     return _made(sorted(rows), classes, left_out)
 
 
-def _parsed(line: str) -> tuple[str, str, str, str]:
-    """sha256, label, side and group, "" for none."""
+def entries(lines: bytes) -> list[Entry]:
+    """The lines of a snapshot, by hash."""
+    return [_entry(line) for line in lines.decode().split("\n")[:-1]]
+
+
+def _entry(line: str) -> Entry:
     rest, last = line[65:].rsplit(" ", 1)
-    if len(last) < 64:  # a side
-        return line[:64], rest, last, ""
+    if len(last) < 64:  # a side, and no group
+        return Entry(line[:64], rest, last)
     label, side = rest.rsplit(" ", 1)
-    return line[:64], label, side, last
+    return Entry(line[:64], label, side, last)
+
+
+def entries_of(lines: bytes, sha256: str) -> list[Entry]:
+    """Those lines of a snapshot that name one hash; a million others are not parsed for it."""
+    lines = b"\n" + lines
+    key = b"\n" + sha256.encode()  # at the begin of a line: a group may be named by the same hash
+    begin, last = lines.find(key), lines.rfind(key)  # lines are in order: those of one hash follow each other
+    return entries(lines[begin + 1 : lines.find(b"\n", last + 1) + 1]) if begin >= 0 else []
+
+
+def paired(wanted: Sequence[Entry], there: Mapping[str, Sequence[S]]) -> list[S | None]:
+    """The image of each entry, None where it is gone. there: sha256 -> all images with these bytes, by id.
+
+    Of several that are the same bytes each is given once, those first that stand on the same side still.
+    """
+    left = {sha256: list(images) for sha256, images in there.items()}
+    found: list[S | None] = []
+    for entry in wanted:
+        images = left.get(entry.sha256, [])
+        same = next((place for place, one in enumerate(images) if one.side == entry.side), 0)
+        found.append(images.pop(same) if images else None)
+    return found
 
 
 def _images(store: Store, project: str, hashes: list[str]) -> dict[str, list[Row]]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.head import Head
+from hub.tflite import new, pack
 from shared.errors import ConfigError, ModelError
 from shared.files import sync_folder, write_aside
 from shared.golden import Golden, encode
@@ -165,18 +166,25 @@ def convert(net: Any, size: int, features: str = "pooled") -> bytes:
             self.net = net
 
         def forward(self, x: torch.Tensor) -> Any:
-            if features == "pooled":
-                return self.net.extract_features(x.permute(0, 3, 1, 2)).mean((2, 3))
-            x = self.net._swish(self.net._bn0(self.net._conv_stem(x.permute(0, 3, 1, 2))))
-            found = []
-            for number, block in enumerate(self.net._blocks):
-                x = block(x)
-                if number in _STAGE_ENDS:
-                    found += _moments(x)
-            last = self.net._swish(self.net._bn1(self.net._conv_head(x)))
-            return torch.cat([last.mean((2, 3)), *found], 1)
+            return embedding(self.net, x.permute(0, 3, 1, 2), features)
 
     return _to_tflite(Backbone().cpu().eval(), size)
+
+
+def embedding(net: Any, x: Any, features: str = "pooled") -> Any:
+    """What Lite0, as `lite0` makes it, gives for a tensor [n, 3, size, size]: [n, dims]; features: as above."""
+    import torch
+
+    if features == "pooled":
+        return net.extract_features(x).mean((2, 3))
+    x = net._swish(net._bn0(net._conv_stem(x)))
+    found = []
+    for number, block in enumerate(net._blocks):
+        x = block(x)
+        if number in _STAGE_ENDS:
+            found += _moments(x)
+    last = net._swish(net._bn1(net._conv_head(x)))
+    return torch.cat([last.mean((2, 3)), *found], 1)
 
 
 def _convert_lite0(size: int, features: str) -> bytes:
@@ -277,15 +285,8 @@ _REST: _Operators = (
 
 
 def _flatbuffer(constants: dict[str, NDArray[np.float32]]) -> bytes:
-    """The file (schema: tensorflow/lite/schema/schema.fbs, version 3). Buffer 0 must be empty, says it."""
-    import flatbuffers  # type: ignore[import-untyped]
+    """The file. Buffer 0 must be empty, says the schema."""
     from ai_edge_litert import schema_py_generated as schema
-
-    def new(kind: str, **fields: Any) -> Any:
-        made = getattr(schema, f"{kind}T")()
-        for name, value in fields.items():
-            setattr(made, name, value)
-        return made
 
     options = {
         "FULLY_CONNECTED": new("FullyConnectedOptions"),
@@ -351,12 +352,4 @@ def _flatbuffer(constants: dict[str, NDArray[np.float32]]) -> bytes:
         subgraphs=[graph],
         buffers=buffers,
     )
-
-    class Builder(flatbuffers.Builder):  # type: ignore[misc]
-        def CreateNumpyVector(self, x: Any) -> Any:  # noqa: N802
-            self.Prep(16, x.nbytes)  # the schema's `force_align: 16`, which generated Python leaves out
-            return super().CreateNumpyVector(x)
-
-    builder = Builder(sum(one.nbytes for one in constants.values()) + 8192)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+    return pack(model, sum(one.nbytes for one in constants.values()) + 8192)

@@ -30,10 +30,14 @@ TimeOfDay = Annotated[
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The label set. classes: names in the order of the head's outputs; the second of two is "positive"."""
+    """The label set. classes: names in the order of the head's outputs; the second of two is "positive".
+
+    intended_use: what the models are for and what not, in words, for their cards; blank lines part paragraphs.
+    """
 
     name: str
     classes: Annotated[list[str], Meta(min_length=2, max_length=200)]
+    intended_use: Annotated[str, Meta(max_length=10_000)] = ""
     preprocess: Preprocess = Preprocess()
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from fastapi import APIRouter, Body, HTTPException, Path, Query
 from fastapi.responses import Response
 
+from hub.card import Card
+from hub.cardtext import markdown
 from hub.label import Desk
 from hub.looks import Flag
 from hub.options import options
@@ -29,6 +31,7 @@ from hub.web.models import (
     Health,
     HoldoutView,
     ImageDetail,
+    ImageLineage,
     ImagePage,
     LabelView,
     Number,
@@ -36,6 +39,7 @@ from hub.web.models import (
     PreviewPage,
     PreviewState,
     QueueView,
+    ReleaseImages,
     ReleaseView,
     RunDetail,
     RunView,
@@ -148,6 +152,11 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def one_image(image: RowId) -> ImageDetail:
         """One image and its decisions."""
         return _found(views.images.one(image), "image")
+
+    @api.get("/images/{image}/lineage")
+    def lineage(image: RowId) -> ImageLineage:
+        """Where an image went: its label, the runs that used it, their releases, the cameras that run them."""
+        return _found(views.lineage.of_image(image), "image")
 
     @api.get("/images/{image}/file", response_class=Response)
     def file(image: RowId, width: Annotated[int | None, Query(ge=16, le=4096)] = None) -> Response:
@@ -306,6 +315,25 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         if _found(views.run(ask.run), "run").state != "done":
             raise HTTPException(409, f"run {ask.run} is not done")
         return Number(id=actions.release_run(ask.run, ask.note))
+
+    @api.get("/releases/{number}/card")
+    def card(number: RowId) -> Card:
+        """The model card of a release: what it is for, what it learned from, how good it is and where not."""
+        return _found(views.card(number), "release")
+
+    @api.get("/releases/{number}/card.md", response_class=Response)
+    def card_text(number: RowId) -> Response:
+        """The model card as Markdown."""
+        text = markdown(_found(views.card(number), "release"))
+        return Response(text, media_type="text/markdown; charset=utf-8")
+
+    @api.get("/releases/{number}/images")
+    def release_images(
+        number: RowId, *, limit: Limit = 50, offset: Offset = 0, side: Text = "", label: Text = ""
+    ) -> ReleaseImages:
+        """The images that a release comes from, by hash, with their labels and who gave them. side: train, holdout."""
+        found = views.lineage.of_release(number, limit=limit, offset=offset, side=side, label=label)
+        return _found(found, "release")
 
     @api.get("/settings")
     def settings() -> SettingsView:

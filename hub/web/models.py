@@ -3,75 +3,10 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from hub import again
-
-
-class View(BaseModel):
-    """Base of all answers."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Interval(View):
-    """A measured value and its 95 % interval; without one, low and high repeat the value."""
-
-    value: float
-    low: float
-    high: float
-
-
-class ClassFigures(View):
-    """One class on held-out images."""
-
-    name: str
-    n: int = 0
-    recall: float | None = None
-    precision: float | None = None
-    f1: float | None = None
-
-
-class Figures(View):
-    """How good a model is on n held-out images. confusion: [label][predicted] counts."""
-
-    n: int = 0
-    accuracy: Interval | None = None
-    balanced_accuracy: Interval | None = None
-    auc: Interval | None = None
-    f1: float | None = None
-    ece: float | None = None
-    classes: list[ClassFigures] = []
-    confusion: list[list[int]] = []
-
-
-class Gain(View):
-    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
-
-    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
-    """
-
-    n: int = 0
-    auc_gain: Interval | None = None
-    accuracy_gain: Interval | None = None
-    mcnemar_p: float | None = None
-    fixed: int = 0
-    broken: int = 0
-    verdict: str = ""
-    reason: str = ""
-
-
-class SliceView(View):
-    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
-
-    kind: str
-    name: str
-    n: int
-    few: bool
-    accuracy: Interval | None = None
-    before: Interval | None = None
-    fixed: int = 0
-    broken: int = 0
+from hub.figures import Figures, Gain, Interval, SliceView, View
 
 
 class RunView(View):
@@ -317,8 +252,8 @@ class CameraView(View):
     swap_ms: float | None = None
     up: int | None = None
     down: int | None = None
-    errors: dict[str, int] = {}
-    settings: dict[str, str | int | float | bool] = {}
+    errors: dict[str, int] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | bool] = Field(default_factory=dict)
     follows: Follows = "unknown"
     triage: dict[str, Any] | None = None
     triage_words: str = ""
@@ -451,6 +386,68 @@ class ImageDetail(ImageView):
     copy_of: int | None = None
 
 
+class ReleaseUse(View):
+    """A release, and the cameras that say they run it now."""
+
+    number: int
+    cameras: list[str]
+
+
+class RunUse(View):
+    """A run that learned from an image ("train") or was judged on it ("holdout"), under this label."""
+
+    run: int
+    at: datetime
+    side: str
+    label: str
+    releases: list[ReleaseUse]
+
+
+class ImageLineage(View):
+    """Where an image went: decision in force -> runs, the newest first -> releases -> cameras.
+
+    operator, decided_at: whose label it has; "" and None for an imported one. Runs whose snapshots were not kept are
+    not told, nor those before the last 200.
+    """
+
+    image: int
+    sha256: str
+    camera: str
+    label: str | None
+    operator: str
+    decided_at: datetime | None
+    runs: list[RunUse]
+
+
+class MemberView(View):
+    """An image that a release's run used, with the label and side that it had there.
+
+    image, camera: None where its row is gone; camera "" for an imported one. operator, at: who gave that label last
+    before the run ended; "" and None where nobody did, as it was imported with it.
+    """
+
+    image: int | None
+    sha256: str
+    camera: str | None
+    label: str
+    side: str
+    operator: str
+    at: datetime | None
+
+
+class ReleaseImages(View):
+    """Some of the `total` images that a release comes from, by hash. kept: False where its snapshot is gone."""
+
+    release: int
+    run: int | None
+    snapshot: str
+    kept: bool
+    total: int
+    limit: int
+    offset: int
+    items: list[MemberView]
+
+
 class ImagePage(View):
     """Some of `total` images, the newest first."""
 
@@ -557,7 +554,7 @@ class Fault(View):
 
     error: str
     message: str
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = Field(default_factory=dict)
 
 
 class Number(View):

@@ -148,7 +148,8 @@ class Pages:
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
             found = _found(views.images.one(image), f"image {image}")
-            return self._page(request, "image.html", image=found, classes=self._settings.project.classes)
+            lineage, classes = views.lineage.of_image(image), self._settings.project.classes
+            return self._page(request, "image.html", image=found, classes=classes, lineage=lineage)
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:
@@ -171,6 +172,10 @@ class Pages:
                 cameras=len(views.cameras()),
                 every=self._policies.now().retrain,
             )
+
+        @pages.get("/releases/{number}/card")
+        def card(request: Request, number: RowId) -> Response:
+            return self._page(request, "card.html", card=_found(views.card(number), f"release {number}"))
 
         @pages.get("/settings")
         def settings(request: Request) -> Response:

@@ -8,11 +8,12 @@ from sqlmodel import Session, col, func, select
 from hub.drift import Drift
 from hub.evaluate import Interval as Measured
 from hub.field import in_the_field
+from hub.figures import Interval
 from hub.policies import Policies
 from hub.split import VERDICTS
 from hub.store import Store
 from hub.tables import HoldoutVersion, Release, Run, Watch
-from hub.web.models import DriftView, FieldView, HoldoutView, Interval, MeasureView
+from hub.web.models import DriftView, FieldView, HoldoutView, MeasureView
 
 RELEASES = 3
 """So many of the newest releases are looked at in the field."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from sqlmodel import Session, col, func, select
 
 from hub import again, skew
+from hub.card import Card
+from hub.cards import card_of
+from hub.figures import figures, gain, ids, number, slices
 from hub.label import Desk
 from hub.policies import Policies
 from hub.registry import labels_since_run
@@ -16,8 +19,8 @@ from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Ske
 from hub.web.actions import Actions
 from hub.web.cameras import Wanted, camera_view, rollout_view
 from hub.web.clusters import Clusters
-from hub.web.figures import figures, gain, ids, number, slices
 from hub.web.images import Images
+from hub.web.lineage import Lineage
 from hub.web.models import (
     AgainView,
     AgreementView,
@@ -58,6 +61,7 @@ class Views:
         self.images = Images(self._project, store, desk)
         self.previews = Previews(self._project, store)
         self.proofs = Proofs(policies, store)
+        self.lineage = Lineage(self._project, store)
         self.clusters = Clusters(self._project, store)
 
     def overview(self) -> Overview:
@@ -176,6 +180,10 @@ class Views:
         """Releases, the newest first."""
         with self._store.read() as session:
             return self._releases(session, limit, offset)
+
+    def card(self, number: int) -> Card | None:
+        """The model card of a release."""
+        return card_of(self._policies.now(), self._store, number)
 
     def rollout(self) -> RolloutView | None:
         """The rollout in force."""

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from hub.web.models import Interval
+from hub.figures import Interval
 
 VERDICTS = {
     "better": ("good", "Better"),

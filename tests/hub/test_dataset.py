@@ -1,11 +1,12 @@
 """A run's data: what is old and new, how many, and the same again by its name."""
 
 from datetime import timedelta
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from hub.dataset import chosen, recalled, snapshot
+from hub.dataset import Entry, chosen, entries, entries_of, paired, recalled, snapshot
 from hub.settings import TrainSettings
 from hub.tables import Assignment, Image, Label, Run
 from shared.errors import TrainError
@@ -141,3 +142,30 @@ def test_what_is_gone_is_told(store):
         session.add(row)
     with pytest.raises(TrainError, match="1 of its 2 images are gone"):
         recalled(store, "cells", CLASSES, taken.sha256)
+
+
+def test_the_lines_of_one_image_are_found_among_all():
+    first, second, third = (letter * 64 for letter in "abc")
+    lines = f"{first} good train\n{second} a crack holdout\n{second} good train\n{third} good train\n".encode()
+    every = entries(lines)
+    assert every[1] == (second, "a crack", "holdout")
+    assert entries_of(lines, first) == every[:1]
+    assert entries_of(lines, second) == every[1:3]
+    assert entries_of(lines, third) == every[3:]
+    assert entries_of(lines, "d" * 64) == []
+    assert entries(b"") == []
+
+
+def test_images_with_the_same_bytes_are_paired_by_their_side_first():
+    class One(NamedTuple):
+        id: int
+        side: str
+
+    lines = [
+        Entry("a", "good", "holdout"),
+        Entry("a", "good", "train"),
+        Entry("a", "good", "train"),
+        Entry("b", "x", ""),
+    ]
+    there = {"a": [One(1, "train"), One(2, "holdout")]}
+    assert paired(lines, there) == [there["a"][1], there["a"][0], None, None]

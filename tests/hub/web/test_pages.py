@@ -23,6 +23,8 @@ PATHS = [
     "/runs/4",
     "/runs/6",
     "/releases",
+    "/releases/2/card",
+    "/releases/4/card",
     "/settings",
 ]
 

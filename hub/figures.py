@@ -1,9 +1,78 @@
-"""JSON of `hub.evaluate` -> typed figures. Reads what is there: old rows may lack keys that newer code writes."""
+"""What was measured of a model, as pages, the API and model cards tell it; read from the JSON that a run's row has.
+
+Reads what is there: old rows may lack keys that newer code writes.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
-from hub.web.models import ClassFigures, Figures, Gain, Interval, SliceView
+from pydantic import BaseModel, ConfigDict
+
+
+class View(BaseModel):
+    """Base of all answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Interval(View):
+    """A measured value and its 95 % interval; without one, low and high repeat the value."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ClassFigures(View):
+    """One class on held-out images."""
+
+    name: str
+    n: int = 0
+    recall: float | None = None
+    precision: float | None = None
+    f1: float | None = None
+
+
+class Figures(View):
+    """How good a model is on n held-out images. confusion: [label][predicted] counts."""
+
+    n: int = 0
+    accuracy: Interval | None = None
+    balanced_accuracy: Interval | None = None
+    auc: Interval | None = None
+    f1: float | None = None
+    ece: float | None = None
+    classes: list[ClassFigures] = []
+    confusion: list[list[int]] = []
+
+
+class Gain(View):
+    """A new model against the old one on the same images. fixed, broken: how many only one of them gets right.
+
+    n: images that decided, which may be fewer than were looked at: after a worn holdout only fresh ones do.
+    """
+
+    n: int = 0
+    auc_gain: Interval | None = None
+    accuracy_gain: Interval | None = None
+    mcnemar_p: float | None = None
+    fixed: int = 0
+    broken: int = 0
+    verdict: str = ""
+    reason: str = ""
+
+
+class SliceView(View):
+    """Some of the held-out images, by camera, condition, day or week. few: too few for a figure."""
+
+    kind: str
+    name: str
+    n: int
+    few: bool
+    accuracy: Interval | None = None
+    before: Interval | None = None
+    fixed: int = 0
+    broken: int = 0
 
 
 def interval(data: Any) -> Interval | None:
