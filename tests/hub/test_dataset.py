@@ -146,9 +146,10 @@ def test_what_is_gone_is_told(store):
 
 def test_the_lines_of_one_image_are_found_among_all():
     first, second, third = (letter * 64 for letter in "abc")
-    lines = f"{first} good train\n{second} a crack holdout\n{second} good train\n{third} good train\n".encode()
+    lines = f"{first} good train\n{second} a crack holdout\n{second} good train\n{third} good train {first}\n".encode()
     every = entries(lines)
-    assert every[1] == (second, "a crack", "holdout")
+    assert every[1] == (second, "a crack", "holdout", "")
+    assert every[3] == (third, "good", "train", first), "in a group that is named by another image"
     assert entries_of(lines, first) == every[:1]
     assert entries_of(lines, second) == every[1:3]
     assert entries_of(lines, third) == every[3:]
