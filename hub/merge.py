@@ -13,6 +13,7 @@ from hub.tflite import new, pack, unpack
 from shared.errors import ModelError
 from shared.preprocess import Preprocess
 
+MOST_BYTES = 2**31 - 2**20
 INPUT, OUTPUT = "image", "probabilities"
 """Names of the tensors that go in and out."""
 
@@ -21,21 +22,28 @@ def merged(backbone: bytes, head: bytes, how: Preprocess, metadata: bytes = b"")
     """One .tflite: float32 [1, size, size, 3], RGB from 0 to 255 -> probabilities float32 [1, classes].
 
     backbone, head: parts of a release, which LiteRT loads. metadata: kept as TFLITE_METADATA. ModelError where the
-    backbone's weights lie outside of its flatbuffer.
+    backbone is too large for that, or has custom operators of a kind that cannot be moved.
     """
     model, other = unpack(backbone), unpack(head)
-    if any((one.offset or 0) > 1 for one in (*model.buffers, *other.buffers)):
+    size = len(backbone) + len(head) + len(metadata)
+    if size > MOST_BYTES:
         raise ModelError(
-            "keeps weights behind its flatbuffer, so it cannot be merged with its head",
+            f"would have {size} bytes with its head, and a flatbuffer cannot have more than {MOST_BYTES}",
             subject="backbone",
-            remedy="Convert it again as one flatbuffer of less than 2 GB, and train again",
+            remedy="Quantize it, or hand out both parts of the release as they are",
+        )
+    if any(one.largeCustomOptionsSize for graph in model.subgraphs for one in graph.operators or []):
+        raise ModelError(
+            "has custom operators with options behind its flatbuffer, so it cannot be merged with its head",
+            subject="backbone",
+            remedy="Convert it again without them, and train again",
         )
     graph = _Graph(model)
     graph.before(how)
     graph.after(other)
     if metadata:
         graph.note("TFLITE_METADATA", metadata)
-    return pack(model, len(backbone) + len(head) + len(metadata) + 65536)
+    return pack(model, size + 65536)
 
 
 class _Graph:

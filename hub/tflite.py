@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 
 def new(kind: str, **fields: Any) -> Any:
     """An object of the schema's table `kind`."""
@@ -14,10 +16,18 @@ def new(kind: str, **fields: Any) -> Any:
 
 
 def unpack(data: bytes) -> Any:
-    """The ModelT of a .tflite that LiteRT has loaded before: what is none fails in any way."""
+    """The ModelT of a .tflite that LiteRT has loaded before: what is none fails in any way.
+
+    Weights that lie behind the flatbuffer, as quantizers put them, are in it too.
+    """
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromPackedBuf(data, 0)
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    for one in model.buffers:
+        if one.offset:
+            one.data = np.frombuffer(data, np.uint8, one.size, one.offset)
+            one.offset = one.size = 0
+    return model
 
 
 def pack(model: Any, room: int = 8192) -> bytes:

@@ -148,8 +148,13 @@ class Pages:
         @pages.get("/images/{image}")
         def one_image(request: Request, image: RowId) -> Response:
             found = _found(views.images.one(image), f"image {image}")
-            lineage, classes = views.lineage.of_image(image), self._settings.project.classes
-            return self._page(request, "image.html", image=found, classes=classes, lineage=lineage)
+            return self._page(
+                request,
+                "image.html",
+                image=found,
+                lineage=views.lineage.of_image(image),
+                classes=self._settings.project.classes,
+            )
 
         @pages.get("/runs")
         def runs(request: Request) -> Response:

@@ -72,8 +72,30 @@ def test_metadata_is_kept_once_beside_what_was_there():
     assert len(made.metadata) == 2
 
 
-def test_weights_behind_the_flatbuffer_are_a_clear_error():
+def behind(data):
+    """The same file with all its constants behind the flatbuffer, as ai-edge-quantizer writes them."""
+    model = unpack(data)
+    values = [(one, bytes(one.data)) for one in model.buffers if one.data is not None]
+    for one, value in values:
+        one.data, one.offset, one.size = None, 2, len(value)  # 0 and 1 mean that there is none
+    at = len(pack(model))
+    for one, value in values:
+        one.offset, at = at, at + len(value)
+    return pack(model) + b"".join(value for _, value in values)
+
+
+def test_weights_behind_the_flatbuffer_come_along():
+    head = export_head(make_head(2, 3))
+    assert behind(head) != head
+    assert Part(behind(head), name="head").run(np.ones((1, 3), np.float32)).sum() == pytest.approx(1)
+    assert difference(behind(mean_backbone(32)), behind(head), HOW, 2) == 0
+
+
+def test_what_cannot_be_merged_is_a_clear_error(monkeypatch):
     model = unpack(mean_backbone(32))
-    model.buffers[1].offset = 4096
-    with pytest.raises(ModelError, match="keeps weights behind its flatbuffer"):
+    model.subgraphs[0].operators[0].largeCustomOptionsSize = 8
+    with pytest.raises(ModelError, match="custom operators with options behind its flatbuffer"):
         merged(pack(model), softmax_head(), HOW)
+    monkeypatch.setattr("hub.merge.MOST_BYTES", 100)
+    with pytest.raises(ModelError, match="a flatbuffer cannot have more than 100"):
+        merged(mean_backbone(32), softmax_head(), HOW)

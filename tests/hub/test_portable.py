@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hub.export import export_backbone, export_head
+from hub.export import convert, export_backbone, export_head, lite0
 from hub.head import Head, Layer
 from hub.portable import head_of, network, run_onnx, run_safetensors, to_onnx, to_safetensors
 from hub.tflite import pack, unpack
@@ -48,6 +48,25 @@ def test_the_network_is_what_the_release_computes(features, head):
         with torch.no_grad():
             np.testing.assert_allclose(net(torch.from_numpy(first(image)))[0], expected, atol=1e-5)
         np.testing.assert_allclose(run_safetensors(data, net, first(image)), expected, atol=1e-5)
+
+
+def test_a_backbone_that_was_trained_along_is_read_back_as_well():
+    import torch
+
+    how = Preprocess(size=64)
+    net = lite0(64)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in net.parameters():
+            weights.mul_(1 + 0.05 * torch.randn_like(weights))
+    backbone, head = convert(net, 64), export_head(make_head(2))
+    model = Model(Part(backbone, name="backbone"), Part(head, name="head"), ["a", "b"], how)
+    read = network(backbone, head, how)
+    for image in images(2):
+        x = to_input(image, Preprocess(size=64, mean=0, scale=1)).transpose(0, 3, 1, 2)
+        with torch.no_grad():
+            got = read(torch.from_numpy(np.ascontiguousarray(x)))[0]
+        np.testing.assert_allclose(got, model.predict(image).probabilities, atol=1e-5)
 
 
 def test_safetensors_are_what_efficientnet_lite_pytorch_reads():
