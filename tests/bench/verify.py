@@ -12,7 +12,7 @@ theirs without faults as a model was trained on; what is usual is learnt from bo
 unseen images is a line of monocrystalline cells. Wrong labels: 5 % of those that the experts were sure of are turned
 around; k is their number. Beside what the hub suspects stand, from the same out-of-fold probabilities, cleanlab's ranks
 where it is installed (the extra "oracles"); and as a ceiling what the hub suspects when the model learnt from right
-labels: no way to find wrong ones gets much farther with these features. Once for each of `train.features`.
+labels, which is how far a linear head on these features can tell. Once for each of `train.features`.
 
 Counts are pooled over seeds. The last line is one JSON object: precision and recall of each, recall by severity,
 precision_at_k.
