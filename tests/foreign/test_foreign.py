@@ -194,8 +194,8 @@ def test_a_hub_killed_in_the_middle_asks_for_no_more_than_it_misses(scene):
     images = scene.add({"a.png": 6 * CHUNK - 100, "b.png": 10, "c.png": 2 * CHUNK})
     scene.start_hub()
     scene.start_camera(leave_out={"a.png": [5]})  # its last one: the hub stays silent, and the camera patient
-    wait_until(lambda: len(scene.rows()) == 2, "the other images are stored", seconds=30)
-    wait_until(lambda: scene.kept() == {str(at): CHUNK for at in range(5)}, "the rest is on the hub's disk", seconds=30)
+    wait_until(lambda: len(scene.rows()) == 2, "the other images are stored", seconds=90)
+    wait_until(lambda: scene.kept() == {str(at): CHUNK for at in range(5)}, "the rest is on the hub's disk", seconds=90)
     scene.end_hub(signal.SIGKILL)
     assert scene.camera.poll() is None
     scene.start_hub()
@@ -233,7 +233,7 @@ def test_while_the_hub_cannot_store_the_camera_pauses_and_keeps_its_images(scene
         )
     scene.start_hub()
     scene.start_camera()
-    wait_until(lambda: any(one.pause_ms for one in scene.replies), "a pause", seconds=30)
+    wait_until(lambda: any(one.pause_ms for one in scene.replies), "a pause", seconds=90)
     assert {one.name for one in scene.images.glob("*.png")} == set(images)
     with scene.store.engine.begin() as connection:
         connection.exec_driver_sql("DROP TRIGGER broken")
@@ -271,7 +271,7 @@ def test_nothing_is_sent_while_the_hub_does_not_accept(scene):
         told = [one for one in list(scene.seen.messages) if one.topic.startswith("hone/hub/hub-")]
         return [one for one in told if one.topic.endswith("/status") and not decode(one.payload, HubStatus).accepts]
 
-    wait_until(lambda: len(beats()) >= 4, "a hub that lives and accepts nothing", seconds=30)
+    wait_until(lambda: len(beats()) >= 4, "a hub that lives and accepts nothing", seconds=90)
     scene.end_hub(signal.SIGTERM)
     assert scene.sent == []
     scene.config.write_text(text + "[collect]\nfree_mb = 0\n")
