@@ -22,19 +22,17 @@ from sqlmodel import col, delete, select
 from hub import drift, embed, split, suspects, watch
 from hub.checkpoint import Checkpoint, path_of
 from hub.dataset import Snapshot, recalled, snapshot
-from hub.evaluate import Evaluation, compare, evaluate
 from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
 from hub.head import place_of
 from hub.references import references_part
 from hub.settings import HubSettings, TrainSettings
-from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Look, Release, Run, Suspect
+from hub.tables import Image, Run, Suspect
 from hub.thresholds import Decision, decide
 from hub.train import Trained, train_head
 from hub.underway import Lease, Story
-from shared.calling import called
+from hub.verdict import Holdout, judge, latest
 from shared.clock import Clock
 from shared.errors import HoneError, RunCancelledError, StoreError, TrainError
 from shared.golden import decode as decode_golden
@@ -203,9 +201,9 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
         "golden_probabilities": golden_outputs(model, decode_golden(golden_bytes)),
     }
     held_ids = [one for one, held in zip(ids, holdout, strict=True) if held]
-    held = _Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
+    held = Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
     _leave_references(settings, store, run_id, model, held)
-    fields |= _judge(settings, store, model, thresholds, held)
+    fields |= judge(settings, store, model, thresholds, held)
     checkpoint.drop()
     return fields
 
@@ -277,7 +275,7 @@ def _embedded(
 
 def _is_new(store: Store, project: str, backbone: str) -> bool:
     """Whether cameras run another backbone now."""
-    release = _latest(store, project)
+    release = latest(store, project)
     return release is not None and release.model["backbone"]["sha256"] != backbone
 
 
@@ -331,125 +329,7 @@ class _Earlier:
     references: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Holdout:
-    """The held-out images: ids, embeddings float32 [n, dims] by one backbone, labels int [n], and since which version
-    each is one, int [n].
-    """
-
-    backbone: str
-    ids: list[int]
-    x: Floats
-    y: NDArray[np.int64]
-    since: NDArray[np.int64]
-    standing: Standing
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What a model says of the held-out images: probabilities float32 [n, classes], called by its thresholds."""
-
-    probabilities: Floats
-    thresholds: list[float]
-
-    def right(self, y: NDArray[np.int64]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = called(self.probabilities, self.thresholds) == y
-        return found
-
-    def evaluated(self, y: NDArray[np.int64]) -> Evaluation:
-        return evaluate(self.probabilities, y, thresholds=self.thresholds)
-
-
-def _judge(
-    settings: HubSettings, store: Store, model: Model, thresholds: list[float], holdout: _Holdout
-) -> dict[str, Any]:
-    """Evaluate the exported model on the holdout, and against the released one on the same images."""
-    if not len(holdout.y):
-        return {"verdict": "not enough data", "reason": "there is no holdout; import one with --split holdout"}
-    new = _Said(np.stack([model.classify(one) for one in holdout.x]), thresholds)
-    fields: dict[str, Any] = {"evaluation": msgspec.to_builtins(new.evaluated(holdout.y))}
-    release = _latest(store, settings.project.name)
-    if release is None or release.model["classes"] != settings.project.classes:
-        fields["slices"] = _slices(settings, store, holdout, new, None)
-        if release is None:
-            reason = f"there is no release to compare with; measured on holdout version {holdout.standing.number}"
-            return {**fields, "verdict": "first", "reason": reason}
-        reason = f"release {release.number} tells other classes apart ({', '.join(release.model['classes'])})"
-        return {**fields, "verdict": "not enough data", "reason": f"{reason}; look at the figures and release by hand"}
-    old = _Said(_old_probabilities(store, release, holdout), release.model.get("thresholds", []))
-    return {
-        **fields,
-        "before": msgspec.to_builtins(old.evaluated(holdout.y)),
-        "slices": _slices(settings, store, holdout, new, old),
-        "against": release.number,
-        **_verdict(settings, holdout, old, new),
-    }
-
-
-def _verdict(settings: HubSettings, holdout: _Holdout, old: _Said, new: _Said) -> dict[str, Any]:
-    """What the images say that may still decide: all, or those that came after the last worn version."""
-    standing = holdout.standing
-    fresh = holdout.since > standing.base
-    kind = (
-        f"fresh images of holdout version {standing.number}"
-        if standing.base
-        else (f"images of holdout version {standing.number}")
-    )
-    if not fresh.any():  # those that may decide have lost their labels, or their bytes
-        return {"verdict": "not enough data", "reason": f"there are no {kind}; label audit images"}
-    comparison = compare(
-        old.probabilities[fresh],
-        new.probabilities[fresh],
-        holdout.y[fresh],
-        old_thresholds=old.thresholds,
-        new_thresholds=new.thresholds,
-        min_per_class=settings.split.min_per_class,
-        names=settings.project.classes,
-        on=kind,
-    )
-    ids = np.array(holdout.ids)[fresh]
-    verdict: str = comparison.verdict
-    reason = comparison.reason
-    if standing.worn:
-        verdict = "not enough data"
-        reason = (
-            f"holdout version {standing.number} is worn after {standing.verdicts} verdicts; "
-            f"label audit images, so that fresh ones decide ({reason})"
-        )
-    told = msgspec.structs.replace(
-        comparison, fixed=ids[comparison.fixed].tolist(), broken=ids[comparison.broken].tolist()
-    )
-    return {
-        "comparison": {**msgspec.to_builtins(told), "verdict": verdict, "reason": reason},
-        "verdict": verdict,
-        "reason": reason,
-    }
-
-
-def _slices(
-    settings: HubSettings, store: Store, holdout: _Holdout, new: _Said, old: _Said | None
-) -> list[dict[str, Any]]:
-    """By camera, condition and time."""
-    traits: dict[int | None, Traits] = {}
-    with store.read() as session:
-        for start in range(0, len(holdout.ids), embed.ROWS):
-            some = holdout.ids[start : start + embed.ROWS]
-            rows = session.exec(
-                select(Image.id, Image.camera, Image.flags, Image.captured_at).where(col(Image.id).in_(some))
-            )
-            looked = set(session.exec(select(Look.image_id).where(col(Look.image_id).in_(some))))
-            for one, camera, flags, at in rows:
-                traits[one] = Traits(camera, list(flags) if one in looked else None, at)
-    found = slices(
-        new.right(holdout.y),
-        [traits[one] for one in holdout.ids],
-        before=None if old is None else old.right(holdout.y),
-        minimum=settings.split.min_per_slice,
-    )
-    return [msgspec.to_builtins(one) for one in found]
-
-
-def _leave_references(settings: HubSettings, store: Store, run_id: int, model: Model, holdout: _Holdout) -> None:
+def _leave_references(settings: HubSettings, store: Store, run_id: int, model: Model, holdout: Holdout) -> None:
     """What cameras that run this model are held to: their own latest audit images, and else the holdout."""
     fewest = settings.drift.block
     with store.read() as session:
@@ -474,27 +354,6 @@ def _leave_references(settings: HubSettings, store: Store, run_id: int, model: M
         watch.remember(session, run_id, axes, samples)
 
 
-def _latest(store: Store, project: str) -> Release | None:
-    """The newest release of a project."""
-    with store.read() as session:
-        return session.exec(
-            select(Release).where(Release.project == project).order_by(col(Release.number).desc())
-        ).first()
-
-
-def _old_probabilities(store: Store, release: Release, holdout: _Holdout) -> Floats:
-    """What the released, exported model says of the same images."""
-    spec = msgspec.convert(release.model, ModelSpec)
-    part = Part(store.blobs.read(spec.backbone.sha256), name="backbone")
-    model = Model(part, Part(store.blobs.read(spec.head.sha256), name="head"), spec.classes, spec.preprocess)
-    x = holdout.x
-    if spec.backbone.sha256 != holdout.backbone:
-        ids = holdout.ids
-        vectors = embed.complete(store, spec.backbone.sha256, part, spec.preprocess, ids, progress=lambda *_: None)
-        x = np.stack([vectors[one] for one in ids])
-    return np.stack([model.classify(one) for one in x])
-
-
 def _golden_ids(data: Snapshot, usable: NDArray[np.bool_]) -> list[int]:
     """A few training images, spread over the classes."""
     ids: list[int] = []
@@ -512,7 +371,7 @@ def _earlier(store: Store, settings: HubSettings, run_id: int, backbone: str) ->
         mine = run.parts.get("backbone") == backbone
         golden, references = (_kept(store, run.parts.get(name, "")) for name in ("golden", "references"))
         return _Earlier(golden, references) if mine else _Earlier()
-    release = _latest(store, settings.project.name)
+    release = latest(store, settings.project.name)
     spec = msgspec.convert(release.model, ModelSpec) if release is not None else None
     if spec is None or spec.backbone.sha256 != backbone:
         return _Earlier()
