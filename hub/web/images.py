@@ -12,7 +12,7 @@ from hub.looks import Flag
 from hub.store import Store
 from hub.tables import Assignment, Image, Label, Look
 from hub.web.models import ImageDetail, ImagePage, ImageView, LabelView, QueueItem, QueueView
-from shared.policy import AUDIT
+from shared.policy import AUDIT, PAIR
 
 State = Literal["new", "verified", "unreadable", "lost", "waiting", "labelled", "skipped"]
 SHOWN = {"png", "jpg", "jpeg", "webp", "bmp", "gif"}
@@ -121,7 +121,7 @@ def queue_item(row: Image, ask: Ask = "") -> QueueItem:
 
 def _image(row: Image) -> ImageView:
     assert row.id is not None
-    blind = row.why == AUDIT and not row.decided
+    blind = row.why in (AUDIT, PAIR) and not row.decided
     url = f"/api/images/{row.id}/file"
     return ImageView(
         id=row.id,
