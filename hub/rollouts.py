@@ -66,15 +66,18 @@ class Rollouts:
 
     def look(self, *, restored: bool) -> None:
         """Move on what can be moved, and keep what is signed good. restored: from a backup, so all is signed anew."""
+        now, days = self._clock.utc(), self._settings().rollout.days
         with self._store.write() as session:
             target = current(session, self._project)
+            number = target.plan_number if target is not None else 0
             if target is None or load(target).ended:
                 target = self._begin_next(session, target) or target
-            elif restored or load(target).state == "running":
+            elif load(target).state == "running":
                 self._step(session, target)
                 target = current(session, self._project)
-            fresh = target is not None and self._keep_signed(session, target, restored=restored)
-            days, now = self._settings().rollout.days, self._clock.utc()
+            if target is not None:
+                self._keep_signed(session, target, restored=restored)
+            fresh = target is not None and target.plan_number != number
             fresh |= exemptions.keep(session, self._project, self._keys, now=now, days=days, restored=restored)
         if fresh:
             self._changed()
@@ -204,10 +207,9 @@ class Rollouts:
         self._sign(session, back)
         log.warning("release %d: %s", row.number, note)
 
-    def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> bool:
-        """Sign the plan anew at half time, after a restore, and where cameras would refuse it; whether it is new."""
+    def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> None:
+        """Sign the plan anew at half time, after a restore, and where cameras would refuse it."""
         settings, now = self._settings(), self._clock.utc()
-        number = target.plan_number
         why = "the database was restored" if restored else release.refused(session, target, self._keys)
         half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=settings.rollout.days) / 2
         other = release.triage_of(target) != (None if settings.triage is None else to_wire(settings.triage))
@@ -228,7 +230,6 @@ class Rollouts:
             log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
         if other:
             log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
-        return target.plan_number != number
 
     def _sign(self, session: Session, target: Rollout) -> None:
         """A new plan for a rollout, with the triage settings that the cameras shall follow."""
