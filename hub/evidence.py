@@ -5,7 +5,7 @@ the models differ counts as open until its image is here and an operator has sai
 against the release.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
-from hub.gate import Pairs, judge
+from hub.gate import Judgement, Pairs, judge
 from hub.progress import Progress
 from hub.seen import Evidence, TrialView
 from hub.settings import RolloutSettings
@@ -66,6 +66,19 @@ def to_row(evidence: Evidence) -> dict[str, Any]:
         "harm": _finite(judgement.harm),
         "safety": _finite(judgement.safety),
     }
+
+
+def from_row(told: Mapping[str, Any]) -> Evidence:
+    """What `to_row` wrote; a row that holds none has shown nothing."""
+    if not told:
+        return Evidence()
+    judgement = Judgement(told["verdict"], told["harm"], told["safety"])
+    return Evidence(
+        msgspec.convert(told["shadow"], dict[str, TrialView]),
+        msgspec.convert(told["canary"], dict[str, TrialView]),
+        msgspec.convert(told["pairs"], Pairs),
+        judgement,
+    )
 
 
 def drawn(event_id: str, settle: float) -> bool:

@@ -100,10 +100,10 @@ class Registry:
         """The cameras of a project, by name."""
         with self._store.read() as session:
             rows = session.exec(select(Camera).where(Camera.project == project).order_by(col(Camera.name))).all()
-        return [_view(row) for row in rows]
+        return [view_of(row) for row in rows]
 
 
-def _view(row: Camera) -> CameraView:
+def view_of(row: Camera) -> CameraView:
     """What a camera reported last; an agent that knows nothing of a field has left it out."""
     reload, rates = row.reported.get("reload", {}), row.reported.get("rates", {})
     free = rates.get("free_mb")

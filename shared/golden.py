@@ -6,7 +6,7 @@ the camera. The head's outputs on them are named by the signed manifest, so a ne
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -14,8 +14,10 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from shared.errors import GoldenError, PartError
-from shared.litert import Floats, Model
 from shared.preprocess import decode as decode_image
+
+if TYPE_CHECKING:  # who reads a manifest needs no runtime
+    from shared.litert import Floats, Model
 
 MAX_GOLDEN = 16 * 1024 * 1024
 """No golden part is longer (bytes)."""
@@ -41,7 +43,7 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_INPUTS)]
     embeddings: Annotated[list[bytes], Meta(min_length=1, max_length=MAX_INPUTS)]
 
-    def embedding(self, index: int) -> Floats:
+    def embedding(self, index: int) -> "Floats":
         """The hub's embedding of one input, float32 [dims]."""
         return np.frombuffer(self.embeddings[index], dtype="<f4").astype(np.float32)
 
@@ -81,13 +83,13 @@ def decode(data: bytes) -> Golden:
     return golden
 
 
-def golden_outputs(model: Model, golden: Golden) -> list[list[float]]:
+def golden_outputs(model: "Model", golden: Golden) -> list[list[float]]:
     """What the head gives for the golden embeddings, [inputs][classes]: what the hub writes into the manifest."""
     return [model.classify(golden.embedding(number)).tolist() for number in range(len(golden.inputs))]
 
 
 def check(
-    model: Model,
+    model: "Model",
     golden: Golden,
     expected_probabilities: Sequence[Sequence[float]],
     tolerances: Tolerances,

@@ -89,7 +89,7 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
         """200 when database and broker are there, 503 otherwise."""
         state = actions.state()
         try:
-            views.rollout()
+            views.runs(1)
             database = True
         except StoreError:
             database = False
@@ -311,10 +311,10 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
 
     @api.post("/releases", status_code=201)
     def release(ask: ReleaseAsk) -> Number:
-        """Release what a finished run made."""
+        """Release what a finished run made. `start` false: as a draft, which nothing happens to until it is resumed."""
         if _found(views.run(ask.run), "run").state != "done":
             raise HTTPException(409, f"run {ask.run} is not done")
-        return Number(id=actions.release_run(ask.run, ask.note))
+        return Number(id=actions.release_run(ask.run, ask.note, ask.start))
 
     @api.get("/releases/{number}/card")
     def card(number: RowId) -> Card:
@@ -360,15 +360,6 @@ def routes(views: Views, store: Store, desk: Desk, actions: Actions, policies: P
     def history(limit: Limit = 50) -> list[SettingChange]:
         """The last changes of settings, the newest first."""
         return changes(policies, limit)
-
-    @api.post("/rollout/resume")
-    def resume() -> Done:
-        """Let a held rollout go on."""
-        rollout = views.rollout()
-        if rollout is None or rollout.state != "held":
-            raise HTTPException(409, "no rollout is held")
-        actions.resume_rollout()
-        return Done()
 
     return api
 

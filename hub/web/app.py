@@ -10,7 +10,7 @@ from hub.label import Desk
 from hub.policies import Policies
 from hub.settings import HubSettings
 from hub.store import Store
-from hub.web import api, faults, pages
+from hub.web import api, api_rollouts, faults, pages
 from hub.web.actions import Actions
 from hub.web.guard import Guard
 from hub.web.stream import Stream
@@ -37,6 +37,7 @@ def create_app(settings: HubSettings, store: Store, desk: Desk, actions: Actions
     faults.install(app, shown.error)
     app.add_middleware(Guard, host=settings.web.host)
     app.include_router(api.routes(views, store, desk, actions, policies))
+    app.include_router(api_rollouts.routes(views, actions))
     app.include_router(shown.routes())
     app.mount("/static", StaticFiles(directory=STATIC))
 

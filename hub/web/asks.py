@@ -12,6 +12,7 @@ MAX_ID = 2**53
 Id = Annotated[int, Field(ge=1, le=MAX_ID)]
 BulkId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{8,64}$")]
 Operator = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+Reason = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
 
 
 class Ask(BaseModel):
@@ -71,7 +72,22 @@ class RunAsk(Ask):
 
 
 class ReleaseAsk(Ask):
-    """ "Release what this run made.\""""
+    """ "Release what this run made." start: its rollout begins when its turn comes; false: a draft, until resumed."""
 
     run: Id
     note: Annotated[str, Field(max_length=500)] = ""
+    start: bool = True
+
+
+class AbortAsk(Ask):
+    """ "End this rollout", and why."""
+
+    why: Reason
+
+
+class ExemptionAsk(Ask):
+    """ "This camera runs that release whatever the plan says", and why. release: 0 ends that."""
+
+    release: Annotated[int, Field(ge=0, le=MAX_ID)]
+    reason: Reason
+    operator: Operator

@@ -1,24 +1,32 @@
 """What a camera said -> how it stands: which release it should run, and its state in words. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
 from hub.skew import Skew
-from hub.tables import Camera, Rollout
-from hub.web.models import CameraStatus, CameraView, Follows, PreviewCounts, RolloutView, SkewView
-from shared.messages import Reported, SpoolState, TriageState
+from hub.tables import Camera
+from hub.web.models import CameraStatus, CameraTrial, CameraView, Follows, PreviewCounts, SkewView
+from hub.web.rollouts import ExemptionView
+from shared.manifest import Group
+from shared.messages import Reported, SpoolState, TriageState, TrialState
 from shared.policy import TriageSettings, to_wire
 
 
-def target(camera: str, rollout: Rollout | None) -> int:
-    """The release that a camera should run now; 0 when there is none yet."""
-    if rollout is None:
-        return 0
-    if rollout.stage == "canary" and camera not in rollout.cameras:
-        return rollout.previous
-    return rollout.release
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What cameras are told to run. groups: of the plan in force, the first that holds a camera decides; exemptions:
+    releases that single cameras run instead."""
+
+    groups: Sequence[Group] = ()
+    exemptions: Mapping[str, ExemptionView] = field(default_factory=dict)
+
+    def target(self, camera: str, labels: Mapping[str, str]) -> int:
+        """The release that a camera should run now; 0 when there is none yet."""
+        if camera in self.exemptions:
+            return self.exemptions[camera].release
+        return next((one.release for one in self.groups if one.holds(camera, labels)), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +40,15 @@ class Wanted:
 
 def camera_view(
     camera: Camera,
-    rollout: Rollout | None,
+    orders: Orders,
     previews: PreviewCounts | None = None,
     policy: Wanted | None = None,
     skew: Skew | None = None,
 ) -> CameraView:
     """A row, what it reported last, its previews and skew; a report that cannot be read counts as none."""
     said = _reported(camera)
-    wanted = target(camera.name, rollout)
+    wanted = orders.target(camera.name, said.labels if said else {})
+    exemption = orders.exemptions.get(camera.name)
     status, words = _stands(camera, said, wanted)
     base = CameraView(
         name=camera.name,
@@ -49,7 +58,9 @@ def camera_view(
         release=camera.release,
         target=wanted,
         status=status,
-        words=words,
+        words=f"{words}, by exemption" if exemption and status == "current" else words,
+        floor=camera.floor,
+        exemption=exemption,
         previews=previews or PreviewCounts(),
         skew=SkewView(n=skew.n, median=skew.median, largest=skew.largest, far=skew.far) if skew else None,
     )
@@ -58,6 +69,8 @@ def camera_view(
     follows, triage_words = _follows(said.triage, policy or Wanted())
     return base.model_copy(
         update={
+            "labels": said.labels,
+            "trial": _trial(said.trial),
             "follows": follows,
             "triage": said.triage.settings if said.triage else None,
             "triage_words": triage_words,
@@ -97,24 +110,6 @@ def audits_lost(cameras: Iterable[CameraView]) -> dict[str, int]:
     return {**found, "": sum(found.values())} if found else {}
 
 
-def rollout_view(rollout: Rollout, cameras: Iterable[Camera]) -> RolloutView:
-    """A rollout in words, with how many of the cameras it has reached."""
-    wanted = [one for one in cameras if rollout.stage != "canary" or one.name in rollout.cameras]
-    running = sum(one.release == rollout.release for one in wanted)
-    return RolloutView(
-        release=rollout.release,
-        previous=rollout.previous,
-        stage=rollout.stage,
-        state=rollout.state,
-        reason=rollout.reason,
-        cameras=rollout.cameras,
-        since=rollout.since,
-        running=running,
-        wanted=len(wanted),
-        words=_words(rollout, running, len(wanted)),
-    )
-
-
 def _reported(camera: Camera) -> Reported | None:
     if not camera.reported:
         return None
@@ -133,12 +128,30 @@ def _stands(camera: Camera, said: Reported | None, wanted: int) -> tuple[CameraS
     if reload.state == "failed":
         kept = f"; keeps release {camera.release}" if camera.release else ""
         return "failed", f"Release {reload.release} failed: {reload.reason or 'no reason given'}{kept}"
+    if reload.state == "reverted" and camera.release != reload.release:
+        return "failed", f"Left release {reload.release}: {reload.reason or 'no reason given'}"
     if reload.state in ("fetching", "verifying"):
         doing = f"Fetching release {reload.release}, {reload.percent:.0f} %"
         return "updating", doing if reload.state == "fetching" else f"Checking release {reload.release}"
     if camera.release != wanted:
         return "waiting", f"Waits for release {wanted}" if wanted else "Runs a model of its own"
     return "current", f"Runs release {camera.release}" if camera.release else "Waits for a first release"
+
+
+def _trial(said: TrialState | None) -> CameraTrial | None:
+    if said is None:
+        return None
+    frames = max(1, said.frames)
+    return CameraTrial(
+        beside=said.other,
+        skipped=said.skipped,
+        frames=said.frames,
+        differed=said.differed,
+        low=said.low / frames,
+        beside_low=said.other_low / frames,
+        ms=said.ms,
+        beside_ms=said.other_ms,
+    )
 
 
 def _follows(said: TriageState | None, policy: Wanted) -> tuple[Follows, str]:
@@ -165,18 +178,3 @@ def _missing(spool: SpoolState) -> str:
     if spool.audit_unspooled:
         lost.append(f"{spool.audit_unspooled} not written since its start")
     return f"Audit images lost, so its sample is not whole: {', '.join(lost)}" if lost else ""
-
-
-def _words(rollout: Rollout, running: int, wanted: int) -> str:
-    number = rollout.release
-    if rollout.state == "superseded":
-        return f"Release {number} was replaced by a newer one."
-    if rollout.state == "held":
-        why = rollout.reason.rstrip(".") or "no reason given"
-        return f"Release {number} is held: {why}. No further camera gets it until you resume."
-    if rollout.stage == "canary":
-        rest = f"the others keep release {rollout.previous}" if rollout.previous else "the others wait"
-        return f"Release {number} proves itself on {', '.join(rollout.cameras) or 'the canaries'} first; {rest}."
-    if rollout.stage == "done":
-        return f"Release {number} is rolled out: {running} of {wanted} cameras run it."
-    return f"Release {number} goes to every camera: {running} of {wanted} run it."

@@ -22,6 +22,7 @@ _STATUS: dict[type[HoneError], int] = {
     errors.ConfigError: 422,
     errors.ImageError: 422,
     errors.TrainError: 409,
+    errors.RolloutError: 409,
     errors.ManifestError: 409,
     errors.ModelError: 409,
     errors.StoreError: 503,

@@ -119,14 +119,24 @@ def queue_item(row: Image, ask: Ask = "") -> QueueItem:
     return item.model_copy(update={"guess": "", "scores": {}, "score": None, "why": "", "blind": True}) if ask else item
 
 
+def file_of(row: Image) -> str:
+    """Where a browser gets an image as it can show it."""
+    url = f"/api/images/{row.id}/file"
+    return url if row.ext in SHOWN else f"{url}?width=1600"
+
+
+def thumb_of(row: Image) -> str:
+    """Where a browser gets a small picture of an image."""
+    return f"/api/images/{row.id}/file?width=320"
+
+
 def _image(row: Image) -> ImageView:
     assert row.id is not None
     blind = row.why in (AUDIT, PAIR) and not row.decided
-    url = f"/api/images/{row.id}/file"
     return ImageView(
         id=row.id,
-        url=url if row.ext in SHOWN else f"{url}?width=1600",
-        thumb=f"{url}?width=320",
+        url=file_of(row),
+        thumb=thumb_of(row),
         camera=row.camera,
         event=row.event_id,
         sha256=row.sha256,

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from hub import again
 from hub.figures import Figures, Gain, Interval, SliceView, View
+from hub.web.rollouts import ExemptionView, RolloutView
 
 
 class RunView(View):
@@ -57,21 +58,6 @@ class RunDetail(RunView):
     fit: dict[str, Any]
     settings: dict[str, Any]
     versions: dict[str, Any]
-
-
-class RolloutView(View):
-    """The way of a release through the fleet, also in words. running: how many of `cameras_wanted` run it."""
-
-    release: int
-    previous: int
-    stage: str
-    state: str
-    reason: str
-    cameras: list[str]
-    since: datetime
-    running: int
-    wanted: int
-    words: str
 
 
 class ReleaseView(View):
@@ -210,8 +196,28 @@ class SkewView(View):
 CameraStatus = Literal["offline", "silent", "failed", "updating", "waiting", "current"]
 
 
+class CameraTrial(View):
+    """A second model that a camera has beside its own, on the same random frames. beside: its release.
+
+    skipped: why it does not run here. low, beside_low: share of the frames under the threshold. ms, beside_ms: median
+    time of an inference, of the model beside that of its head alone where both share a backbone.
+    """
+
+    beside: int
+    skipped: str
+    frames: int
+    differed: int
+    low: float
+    beside_low: float
+    ms: float
+    beside_ms: float
+
+
 class CameraView(View):
     """A camera. target: the release it should run now; status and words: how it stands; None: it has not said.
+
+    floor: the highest release that it ever took; it takes none below. labels: its own, by which rollouts may group it.
+    trial: the model beside its own, exemption: the release that it runs whatever the plan says; None: there is none.
 
     previews: of images that it holds until somebody wants them. follows: whether it goes by the project's triage
     settings, triage: the ones it goes by, where they are not the defaults; triage_words: both in words. skew: how
@@ -228,6 +234,10 @@ class CameraView(View):
     target: int
     status: CameraStatus
     words: str
+    floor: int = 0
+    labels: dict[str, str] = Field(default_factory=dict)
+    trial: CameraTrial | None = None
+    exemption: ExemptionView | None = None
     previews: PreviewCounts = PreviewCounts()
     skew: SkewView | None = None
     agent: str | None = None

@@ -173,7 +173,9 @@ class Pages:
                 request,
                 "releases.html",
                 releases=views.releases(100),
-                rollout=views.rollout(),
+                rollout=(rollout := views.ways.now()),
+                gone=views.ways.one(rollout.reverts) if rollout and rollout.reverts else None,
+                drafts=views.ways.waiting(),
                 cameras=len(views.cameras()),
                 every=self._policies.now().retrain,
             )

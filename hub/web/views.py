@@ -13,12 +13,11 @@ from hub.label import Desk
 from hub.policies import Policies
 from hub.registry import labels_since_run
 from hub.retrain import rules
-from hub.rollouts import current
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Skew, Watch
 from hub.web.actions import Actions
-from hub.web.cameras import Wanted, camera_view, rollout_view
+from hub.web.cameras import Orders, Wanted, camera_view
 from hub.web.clusters import Clusters
 from hub.web.images import Images
 from hub.web.lineage import Lineage
@@ -31,13 +30,13 @@ from hub.web.models import (
     PreviewCounts,
     QueueCounts,
     ReleaseView,
-    RolloutView,
     RunDetail,
     RunView,
     Totals,
 )
 from hub.web.previews import Previews
 from hub.web.proofs import Proofs
+from hub.web.ways import Ways
 from shared.clock import Clock
 
 _UNDER_WAY = ("queued", "running")
@@ -64,22 +63,20 @@ class Views:
         self.proofs = Proofs(policies, store)
         self.lineage = Lineage(self._project, store)
         self.clusters = Clusters(self._project, store)
+        self.ways = Ways(self._project, store, clock, lambda: policies.now().rollout)
 
     def overview(self) -> Overview:
         """The front page."""
-        counts = self.counts()
+        counts, rollout = self.counts(), self.ways.in_short()
         with self._store.read() as session:
             runs = self._runs(session, 5, 0)
-            cameras, rollout = self._fleet(session)
-            wanted = self._wanted()
             releases = self._releases(session, 5, 0)
-            held, skews = self.previews.counts(session), _skews(session)
             return Overview(
                 project=self._project,
                 classes=self._classes,
                 now=self._clock.utc(),
                 hub=self.hub(),
-                cameras=[camera_view(one, rollout, held.get(one.name), wanted, skews.get(one.name)) for one in cameras],
+                cameras=self._cameras(session),
                 queue=counts,
                 totals=self._totals(session),
                 previews=self.previews.totals(session),
@@ -87,7 +84,7 @@ class Views:
                 runs=runs,
                 latest=releases[0].number if releases else 0,
                 releases=releases,
-                rollout=rollout_view(rollout, cameras) if rollout else None,
+                rollout=rollout,
                 again=self._again(session),
             )
 
@@ -139,10 +136,7 @@ class Views:
     def cameras(self) -> list[CameraView]:
         """All cameras, by name."""
         with self._store.read() as session:
-            cameras, rollout = self._fleet(session)
-            held, skews = self.previews.counts(session), _skews(session)
-            wanted = self._wanted()
-            return [camera_view(one, rollout, held.get(one.name), wanted, skews.get(one.name)) for one in cameras]
+            return self._cameras(session)
 
     def camera(self, name: str) -> CameraView | None:
         """One camera by `site/camera`."""
@@ -186,12 +180,6 @@ class Views:
         """The model card of a release."""
         return card_of(self._policies.now(), self._store, number)
 
-    def rollout(self) -> RolloutView | None:
-        """The rollout in force."""
-        with self._store.read() as session:
-            cameras, rollout = self._fleet(session)
-            return rollout_view(rollout, cameras) if rollout else None
-
     def fingerprints(self) -> dict[str, str]:
         """Topic -> a short value that is another one when pages about it would look different. Cheap."""
         state = self._actions.state()
@@ -207,12 +195,11 @@ class Views:
                 select(Run.id, Run.state, Run.progress, Run.step).order_by(col(Run.id).desc()).limit(20)
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
-            rollout = current(session, self._project)
+            ways = self.ways.fingerprint(session)
             looks = session.exec(select(Watch.camera, Watch.at).order_by(Watch.camera)).all()
             held = self.previews.counts(session)
             shown = session.exec(select(func.max(Preview.id))).one()
         settings = self._policies.in_force().version
-        way = None if rollout is None else (rollout.id, rollout.stage, rollout.state, rollout.reason, rollout.since)
         return {
             "hub": _short(state.broker, state.boot, sorted(state.errors.items())),
             "cameras": _short(cameras, looks),
@@ -220,7 +207,7 @@ class Views:
             "labels": _short(decided),
             "previews": _short(shown, sorted((name, *dict(one).values()) for name, one in held.items())),
             "runs": _short(runs),
-            "releases": _short(release, way),
+            "releases": _short(release, ways),
             "settings": _short(settings),
         }
 
@@ -229,9 +216,16 @@ class Views:
         last = self._policies.last_change("triage")
         return Wanted(self._policies.now().triage, last[0] if last else 0)
 
-    def _fleet(self, session: Session) -> tuple[list[Camera], Rollout | None]:
+    def _fleet(self, session: Session) -> list[Camera]:
         mine = col(Camera.project).in_(("", self._project))
-        return list(session.exec(select(Camera).where(mine).order_by(Camera.name))), current(session, self._project)
+        return list(session.exec(select(Camera).where(mine).order_by(Camera.name)))
+
+    def _cameras(self, session: Session) -> list[CameraView]:
+        orders = Orders(self.ways.groups(session), self.ways.exemptions(session))
+        held, skews, wanted = self.previews.counts(session), _skews(session), self._wanted()
+        return [
+            camera_view(one, orders, held.get(one.name), wanted, skews.get(one.name)) for one in self._fleet(session)
+        ]
 
     def _totals(self, session: Session) -> Totals:
         rows = session.exec(
@@ -307,15 +301,13 @@ class Views:
         runs = {
             one.id: one for one in session.exec(select(Run).where(col(Run.id).in_([row.run_id for row in rows]))).all()
         }
-        cameras, _ = self._fleet(session)
-        ways: dict[int, Rollout] = {
-            one.release: one
-            for one in session.exec(
-                select(Rollout)
-                .where(Rollout.project == self._project, col(Rollout.release).in_([row.number for row in rows]))
-                .order_by(col(Rollout.id))
-            )
-        }
+        cameras = self._fleet(session)
+        begun = session.exec(
+            select(Rollout)
+            .where(Rollout.project == self._project, col(Rollout.release).in_([row.number for row in rows]))
+            .order_by(col(Rollout.id))
+        ).all()
+        ways = {one.release: one for one in self.ways.summaries(session, begun)}
         return [
             ReleaseView(
                 number=row.number,
@@ -331,7 +323,7 @@ class Views:
                 verdict=run.verdict if (run := runs.get(row.run_id)) else "",
                 before=figures(run.before, self._classes) if run else None,
                 after=figures(run.evaluation, self._classes) if run else None,
-                rollout=rollout_view(way, cameras) if (way := ways.get(row.number)) else None,
+                rollout=ways.get(row.number),
             )
             for row in rows
         ]

@@ -1,6 +1,7 @@
 """A hub with a past: a real store with drawn images, cameras, labels, runs, releases, and a daemon that only notes.
 
-Run it to look around: `python -m tests.hub.web.seed` serves it and prints the address.
+Run it to look around: `python -m tests.hub.web.seed` serves it and prints the address; `empty` or a function of
+`tests.hub.web.rolling` as argument shows a hub that nothing has happened to, or a rollout on its way.
 """
 
 import base64
@@ -17,9 +18,13 @@ import msgspec
 import numpy as np
 
 from edge.thumbnail import thumbnail
-from hub import drift, previews
+from hub import drift, keys, previews
 from hub.evaluate import compare, evaluate
+from hub.keys import Keys
 from hub.label import Desk
+from hub.policies import Policies
+from hub.registry import Registry
+from hub.rollouts import Rollouts
 from hub.settings import HubSettings, ProjectSettings, WebSettings
 from hub.slices import Traits, slices
 from hub.store import Store, open_store
@@ -29,6 +34,7 @@ from hub.tables import (
     Embedding,
     HoldoutVersion,
     Image,
+    Number,
     Preview,
     Release,
     Rollout,
@@ -40,7 +46,7 @@ from hub.web.app import create_app
 from hub.web.serve import WebServer
 from shared.clock import Clock, SystemClock
 from shared.errors import BrokerError, TrainError
-from shared.manifest import ModelSpec, PartSpec
+from shared.manifest import RELEASE_TYPE, Manifest, ModelSpec, PartSpec, seal
 from shared.messages import Event, FrameState, Rates, ReloadState, Reported, SpoolState, TriageState, encode
 from shared.preprocess import decode
 
@@ -50,13 +56,14 @@ DOUBT = "2 held-out images of version 1 and later turned out to be near-copies o
 
 @dataclass
 class FakeActions:
-    """`hub.web.actions.Actions` on the store alone: runs are queued as rows, releases only counted."""
+    """`hub.web.actions.Actions` on the store alone: runs are queued as rows, releases only noted, rollouts real."""
 
     store: Store
     clock: Clock
+    rollouts: Rollouts
     broker: bool = True
     fails: bool = False
-    released: list[tuple[int, str]] = field(default_factory=list)
+    released: list[tuple[int, str, bool]] = field(default_factory=list)
 
     def state(self) -> HubState:
         return HubState(
@@ -95,10 +102,10 @@ class FakeActions:
     def repeat_run(self, run_id: int) -> int:
         return self.start_run(f"run {run_id} again")
 
-    def release_run(self, run_id: int, note: str) -> int:
+    def release_run(self, run_id: int, note: str, start: bool = True) -> int:
         if self.fails:
             raise BrokerError("is not there", subject="broker", remedy="Start it")
-        self.released.append((run_id, note))
+        self.released.append((run_id, note, start))
         return 5
 
     def ask_preview(self, preview_id: int) -> None:
@@ -108,11 +115,19 @@ class FakeActions:
             previews.ask(session, preview.camera, preview.event_id, self.clock.utc())
 
     def resume_rollout(self) -> None:
-        with self.store.write() as session:
-            rollout = session.exec(_all(Rollout)).first()
-            assert rollout is not None
-            rollout.state, rollout.reason = "running", ""
-            session.add(rollout)
+        self.rollouts.resume()
+
+    def pause_rollout(self) -> None:
+        self.rollouts.pause()
+
+    def promote_rollout(self) -> None:
+        self.rollouts.promote()
+
+    def abort_rollout(self, why: str) -> None:
+        self.rollouts.abort(why)
+
+    def exempt(self, camera: str, release: int, reason: str, operator: str) -> None:
+        self.rollouts.exempt(camera, release, reason, operator)
 
 
 @dataclass
@@ -124,6 +139,7 @@ class Seeded:
     desk: Desk
     actions: FakeActions
     clock: Clock
+    keys: Keys
 
 
 def _all(table):
@@ -162,7 +178,13 @@ def reopen(folder: Path, classes: list[str] | None = None) -> Seeded:
     )
     store = open_store(settings)
     desk = Desk(store, "cells", settings.project.classes, clock)
-    return Seeded(settings, store, desk, FakeActions(store, clock), clock)
+    if not (folder / "keys").exists():
+        keys.make(folder / "keys", clock)
+    held, policies = keys.load(folder / "keys"), Policies(settings, store, clock)
+    rollouts = Rollouts(
+        store, "cells", held, Registry(store, clock), clock, settings=policies.now, changed=lambda: None
+    )
+    return Seeded(settings, store, desk, FakeActions(store, clock, rollouts), clock, held)
 
 
 def seed(folder: Path, *, images: int = 60, empty: bool = False, classes: list[str] | None = None) -> Seeded:
@@ -491,24 +513,9 @@ def _runs(made: Seeded) -> None:
                 lease_until=now,
             )
         )
-        part = PartSpec(sha256=hashlib.sha256(b"part").hexdigest(), size=4)
-        model = msgspec.to_builtins(ModelSpec(backbone=part, head=part, golden=part, classes=["good", "defect"]))
         for index, (run_id, at) in enumerate([*releases, (None, now - timedelta(minutes=14))][-4:]):
-            session.add(
-                Release(
-                    project="cells",
-                    number=index + 1,
-                    run_id=run_id,
-                    holdout=1 if run_id else 0,
-                    created_at=at,
-                    expires_at=at + timedelta(days=90),
-                    envelope=b"{}",
-                    model=model,
-                    size=13_941_120,
-                    new_bytes=13_941_120 if index == 0 else 22_512,
-                    note="" if run_id else "Back to the model of release 2",
-                )
-            )
+            note = "" if run_id else "Back to the model of release 2"
+            session.add(signed(made, index + 1, at, run_id=run_id, note=note))
         count = len([*releases, None][-4:])
         session.add(
             Rollout(
@@ -517,11 +524,35 @@ def _runs(made: Seeded) -> None:
                 previous=count - 1,
                 stage="everyone",
                 state="held",
-                reason="line-2/side failed its golden check",
+                reason="line-2/side could not take it: golden check: cosine 0.91",
                 cameras=["line-1/top"],
                 since=now - timedelta(minutes=14),
+                plan_number=1,
             )
         )
+        session.add_all([Number(name="release/cells", value=count), Number(name="plan/cells", value=1)])
+
+
+def signed(made: Seeded, number: int, at: datetime, *, run_id: int | None, note: str = "") -> Release:
+    """A release with a real signature, of a model that nobody can run."""
+    part = PartSpec(sha256=hashlib.sha256(b"part").hexdigest(), size=4)
+    model = ModelSpec(backbone=part, head=part, golden=part, classes=["good", "defect"])
+    manifest = Manifest(
+        number=number, created=at, expires=at + timedelta(days=90), project="cells", model=model, note=note
+    )
+    return Release(
+        project="cells",
+        number=number,
+        run_id=run_id,
+        holdout=1 if run_id else 0,
+        created_at=at,
+        expires_at=manifest.expires,
+        envelope=seal(manifest, RELEASE_TYPE, made.keys.signer, made.keys.delegation),
+        model=msgspec.to_builtins(model),
+        size=13_941_120,
+        new_bytes=13_941_120 if number == 1 else 22_512,
+        note=note,
+    )
 
 
 def serve(made: Seeded) -> WebServer:
@@ -533,6 +564,12 @@ def serve(made: Seeded) -> WebServer:
 
 
 if __name__ == "__main__":
+    from tests.hub.web import rolling
+
     with tempfile.TemporaryDirectory() as place:
-        print(serve(seed(Path(place), empty="empty" in sys.argv)).url, flush=True)
+        hub = seed(Path(place), empty="empty" in sys.argv)
+        for one in sys.argv[1:]:
+            if one != "empty":
+                getattr(rolling, one)(hub)
+        print(serve(hub).url, flush=True)
         threading.Event().wait()

@@ -1,0 +1,340 @@
+"""Read models of rollouts: queries from the database to the structs of `hub.web.rollouts`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import log
+from typing import Any, Literal
+
+import msgspec
+from sqlmodel import Session, col, func, select
+
+from hub import rollout
+from hub.evidence import drawn, from_row
+from hub.gate import Pairs
+from hub.progress import Progress
+from hub.registry import view_of
+from hub.rollouts import current, load, runs_after
+from hub.seen import CameraView, Evidence
+from hub.settings import RolloutSettings
+from hub.store import Store
+from hub.tables import Camera, Exemption, Image, Pair, Rollout, Trial
+from hub.web import standing
+from hub.web.images import file_of, thumb_of
+from hub.web.rollouts import (
+    DifferencePage,
+    DifferenceView,
+    EntryView,
+    ExemptionView,
+    KeptView,
+    ProofView,
+    Right,
+    RolloutDetail,
+    RolloutPage,
+    RolloutView,
+    TrialView,
+)
+from shared.clock import Clock
+from shared.manifest import Group
+from shared.messages import TrialState
+
+SHOWN = 24
+"""Differences that come with a rollout itself."""
+
+
+class Ways:
+    """The rollouts of one project. settings: those in force. `None` means: no such thing."""
+
+    def __init__(self, project: str, store: Store, clock: Clock, settings: Callable[[], RolloutSettings]) -> None:
+        self._project = project
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+
+    def page(self, limit: int, offset: int = 0) -> RolloutPage:
+        """Rollouts, the newest first."""
+        mine = Rollout.project == self._project
+        with self._store.read() as session:
+            total = session.exec(select(func.count()).select_from(Rollout).where(mine)).one()
+            rows = session.exec(
+                select(Rollout).where(mine).order_by(col(Rollout.id).desc()).limit(limit).offset(offset)
+            ).all()
+            items = self.summaries(session, rows)
+        return RolloutPage(total=total, limit=limit, offset=offset, items=items)
+
+    def summaries(self, session: Session, rows: Sequence[Rollout]) -> list[RolloutView]:
+        """These rollouts in short."""
+        cameras = self._cameras(session)
+        return [self._summary(session, row, cameras) for row in rows]
+
+    def in_short(self) -> RolloutView | None:
+        """The rollout that an operator's word would be about, or else the last one."""
+        with self._store.read() as session:
+            row = self.subject(session)
+            return None if row is None else self._summary(session, row, self._cameras(session))
+
+    def now(self) -> RolloutDetail | None:
+        """The same one with everything."""
+        with self._store.read() as session:
+            row = self.subject(session)
+            return None if row is None else self._detail(session, row)
+
+    def one(self, release: int) -> RolloutDetail | None:
+        """The rollout of a release."""
+        with self._store.read() as session:
+            row = self._row(session, release)
+            return None if row is None else self._detail(session, row)
+
+    def waiting(self) -> list[RolloutView]:
+        """The drafts that wait for their turn, or for an operator, the newest first."""
+        with self._store.read() as session:
+            return self.summaries(session, self._drafts(session))
+
+    def differences(self, release: int, limit: int, offset: int = 0) -> DifferencePage | None:
+        """Images on which a release and the one before differ on its canaries, the newest first."""
+        with self._store.read() as session:
+            row = self._row(session, release)
+            if row is None:
+                return None
+            found = self._differences(session, row.release, row.previous)
+        return DifferencePage(total=len(found), limit=limit, offset=offset, items=found[offset : offset + limit])
+
+    def groups(self, session: Session) -> list[Group]:
+        """The groups of the plan in force."""
+        row = current(session, self._project)
+        return [] if row is None else rollout.groups(load(row), self._settings())
+
+    def exemptions(self, session: Session) -> dict[str, ExemptionView]:
+        """Camera -> the release that it runs whatever the plan says."""
+        rows = session.exec(
+            select(Exemption, Camera.release)
+            .join(Camera, col(Camera.name) == col(Exemption.camera))
+            .where(Exemption.project == self._project, col(Exemption.release) > 0)
+            .order_by(Exemption.camera)
+        )
+        return {
+            one.camera: ExemptionView(
+                camera=one.camera,
+                release=one.release,
+                reason=one.reason,
+                operator=one.operator,
+                at=one.at,
+                taken=runs == one.release,
+            )
+            for one, runs in rows
+        }
+
+    def subject(self, session: Session) -> Rollout | None:
+        """The rollout that an operator's word is about: the one under way, else the newest draft, else the last."""
+        last = current(session, self._project)
+        if last is not None and not load(last).ended:
+            return last
+        drafts = self._drafts(session)
+        return drafts[0] if drafts else last
+
+    def fingerprint(self, session: Session) -> list[Any]:
+        """What is another value when pages about rollouts would look different."""
+        rows = session.exec(
+            select(Rollout.state, Rollout.reason, Rollout.since, Rollout.evidence)
+            .where(Rollout.project == self._project)
+            .order_by(col(Rollout.id).desc())
+            .limit(10)
+        )
+        exempt = session.exec(
+            select(Exemption.camera, Exemption.number)
+            .where(Exemption.project == self._project)
+            .order_by(Exemption.camera)
+        )
+        return [*rows, *exempt]
+
+    # -- below the surface
+
+    def _cameras(self, session: Session) -> list[CameraView]:
+        rows = session.exec(select(Camera).where(Camera.project == self._project).order_by(Camera.name))
+        return [view_of(one) for one in rows]
+
+    def _drafts(self, session: Session) -> list[Rollout]:
+        waits = col(Rollout.state).in_(["running", "held"])
+        rows = select(Rollout).where(Rollout.project == self._project, Rollout.stage == "draft", waits)
+        return list(session.exec(rows.order_by(col(Rollout.release).desc())))
+
+    def _row(self, session: Session, release: int) -> Rollout | None:
+        mine = Rollout.project == self._project
+        rows = select(Rollout).where(mine, Rollout.release == release).order_by(col(Rollout.id).desc())
+        return session.exec(rows).first()
+
+    def _progress(self, session: Session, row: Rollout) -> Progress:
+        """What a row holds; a draft goes from what the fleet runs when its turn comes."""
+        progress = load(row)
+        last = current(session, self._project) if progress.stage == "draft" and not progress.ended else None
+        return progress if last is None else replace(progress, previous=runs_after(load(last)))
+
+    def _summary(self, session: Session, row: Rollout, cameras: Sequence[CameraView]) -> RolloutView:
+        gone = self._row(session, row.reverts) if row.reverts else None
+        return standing.summary(
+            self._progress(session, row),
+            cameras,
+            from_row(row.evidence),
+            reverts=row.reverts,
+            anew=gone.reason if gone else "",
+        )
+
+    def _detail(self, session: Session, row: Rollout) -> RolloutDetail:
+        settings, cameras = self._settings(), self._cameras(session)
+        progress, evidence = self._progress(session, row), from_row(row.evidence)
+        upgrade = progress.kind == "upgrade" and progress.previous > 0
+        found = self._differences(session, row.release, row.previous) if upgrade and settings.quality else []
+        shadow, canary = self._trials(session, progress, evidence, settings) if upgrade else ([], [])
+        at_work = {"shadow": shadow, "canary": canary}.get(progress.stage, []) if not progress.ended else []
+        shadow, canary = ([one for one in some if one.frames or one in at_work] for some in (shadow, canary))
+        waiting = sum(one.right == "open" for one in found)
+        proves = upgrade and settings.quality and (progress.stage == "canary" or evidence.pairs.frames)
+        return RolloutDetail(
+            **self._summary(session, row, cameras).model_dump(),
+            proving=standing.proving(progress, settings),
+            waits_for=standing.waits_for(progress, cameras, evidence, settings, self._clock.utc()),
+            next=standing.next_words(progress, settings),
+            can=standing.acts(progress),
+            stages=standing.stages(progress, cameras, settings),
+            history=[EntryView(**one) for one in row.history],
+            shadow=shadow,
+            canary=canary,
+            proof=_proof(evidence, waiting, settings) if proves else None,
+            keeping=_keeping(progress, cameras) if upgrade and progress.stage != "draft" else [],
+            skipping={one.camera: one.skipped for one in at_work if one.skipped},
+            exemptions=list(self.exemptions(session).values()),
+            differences=[one for one in found if one.right != "open"][:SHOWN],
+        )
+
+    def _trials(
+        self, session: Session, progress: Progress, evidence: Evidence, settings: RolloutSettings
+    ) -> tuple[list[TrialView], list[TrialView]]:
+        """What shadow cameras and canaries counted."""
+        new, old = progress.release, progress.previous
+        rows = session.exec(
+            select(Trial).where(
+                Trial.project == self._project, col(Trial.release).in_([new, old]), col(Trial.other).in_([new, old])
+            )
+        ).all()
+        shadow, canary = (_counts(one for one in rows if one.release == using) for using in (old, new))
+        return (
+            _trials("new", progress.shadows, evidence.shadow, shadow, settings.shadow_frames),
+            _trials("old", progress.canaries, evidence.canary, canary, settings.canary_frames),
+        )
+
+    def _differences(self, session: Session, new: int, old: int) -> list[DifferenceView]:
+        """Those that an operator is asked about, the newest first."""
+        settle = self._settings().settle
+        rows = session.exec(
+            select(Pair, Image)
+            .join(Image, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
+            .where(Pair.project == self._project, Pair.release == new, Pair.other == old)
+            .order_by(col(Image.id).desc())
+        )
+        return [_difference(pair, image) for pair, image in rows if drawn(pair.event_id, settle)]
+
+
+def _difference(pair: Pair, image: Image) -> DifferenceView:
+    assert image.id is not None
+    right: Right = "neither"
+    if not image.decided:
+        right = "open"
+    elif image.label == pair.label:
+        right = "new"
+    elif image.label == pair.other_label:
+        right = "old"
+    return DifferenceView(
+        image=image.id,
+        url=file_of(image),
+        thumb=thumb_of(image),
+        camera=image.camera,
+        captured_at=image.captured_at,
+        right=right,
+        label=image.label,
+        new="" if right == "open" else pair.label,
+        old="" if right == "open" else pair.other_label,
+    )
+
+
+def _counts(rows: Iterable[Trial]) -> dict[str, list[TrialState]]:
+    found: dict[str, list[TrialState]] = {}
+    for one in rows:
+        found.setdefault(one.camera, []).append(msgspec.convert(one.counts, TrialState))
+    return found
+
+
+def _trials(
+    beside: Literal["new", "old"],
+    cameras: Sequence[str],
+    evidence: Mapping[str, Any],
+    counts: Mapping[str, Sequence[TrialState]],
+    wanted: int,
+) -> list[TrialView]:
+    """By camera: the figures that the rules went by, and what else was counted. beside: the one that is `other`."""
+    found = []
+    for name in cameras:
+        states = counts.get(name, [])
+        using, other = (_mix(one.labels for one in states), _mix(one.other_labels for one in states))
+        shown = evidence.get(name)
+        frames = max(1, shown.frames) if shown else 1
+        found.append(
+            TrialView(
+                camera=name,
+                beside=beside,
+                skipped=shown.skipped if shown else "",
+                frames=shown.frames if shown else 0,
+                wanted=wanted,
+                differed=shown.differed if shown else 0,
+                lost=sum(one.lost for one in states),
+                missed=sum(one.missed for one in states),
+                new_low=shown.low_new / frames if shown else 0.0,
+                old_low=shown.low_old / frames if shown else 0.0,
+                new_ms=shown.new_ms if shown else 0.0,
+                old_ms=shown.old_ms if shown else 0.0,
+                new_classes=other if beside == "new" else using,
+                old_classes=using if beside == "new" else other,
+            )
+        )
+    return found
+
+
+def _mix(counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
+    """Class -> its share of all frames."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    every = sum(total.values())
+    return {name: count / every for name, count in sorted(total.items())} if every else {}
+
+
+def _proof(evidence: Evidence, waiting: int, settings: RolloutSettings) -> ProofView:
+    pairs: Pairs = evidence.pairs
+    needed = 1 / settings.error
+
+    def progress(factor: float) -> float:
+        return min(1.0, max(0.0, log(factor) / log(needed))) if factor > 0 else 0.0
+
+    return ProofView(
+        frames=pairs.frames,
+        wanted=settings.canary_frames,
+        broken=pairs.broken,
+        mended=pairs.mended,
+        tied=pairs.tied,
+        waiting=waiting,
+        coming=max(0, pairs.open - waiting),
+        labels=pairs.settled,
+        verdict=evidence.judgement.verdict,
+        error=settings.error,
+        margin=settings.margin,
+        needed=needed,
+        harm=evidence.judgement.harm,
+        safety=evidence.judgement.safety,
+        harm_progress=progress(evidence.judgement.harm),
+        safety_progress=progress(evidence.judgement.safety),
+    )
+
+
+def _keeping(progress: Progress, cameras: Sequence[CameraView]) -> list[KeptView]:
+    """The cameras that still run the release before, with what they score low now."""
+    keep = [one for one in cameras if one.online and one.release == progress.previous]
+    return [KeptView(camera=one.name, low_score=one.low_score) for one in keep]
