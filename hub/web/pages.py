@@ -70,6 +70,7 @@ class Pages:
                 drift={one.camera: one for one in views.proofs.drift()},
                 field=views.proofs.field(),
                 settings=self._policies.now().drift,
+                releases=views.releases(20),
             )
 
         @pages.get("/label")

@@ -16,7 +16,7 @@ class RolloutView(View):
     """The way of a release through the fleet, in short. cameras: the canaries. group: what the present one is.
 
     running: how many of the `wanted` cameras of the present stage run it. words: all of it in a sentence or two.
-    reverts: the release that this one goes back from, 0 for none.
+    reverts: the release that this one goes back from, 0 for none; gone: why that was taken back, in a sentence.
     """
 
     release: int
@@ -31,6 +31,7 @@ class RolloutView(View):
     running: int
     wanted: int
     reverts: int
+    gone: str
     words: str
 
 

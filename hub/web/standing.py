@@ -59,9 +59,9 @@ def stages(progress: Progress, cameras: Sequence[CameraView], settings: RolloutS
 
 
 def summary(
-    progress: Progress, cameras: Sequence[CameraView], evidence: Evidence, *, reverts: int = 0, anew: str = ""
+    progress: Progress, cameras: Sequence[CameraView], evidence: Evidence, gone: Progress | None = None
 ) -> RolloutView:
-    """A rollout in short. anew: why it goes back, where it does."""
+    """A rollout in short. gone: the one that it goes back from, if it does."""
     about = cameras if progress.stage in ("draft", "done") or progress.ended else of_stage(progress, cameras)
     running = sum(one.release == progress.release for one in about)
     return RolloutView(
@@ -76,8 +76,9 @@ def summary(
         since=progress.since,
         running=running,
         wanted=len(about),
-        reverts=reverts,
-        words=_words(progress, evidence, f"{running} of {len(about)}", reverts, anew),
+        reverts=gone.release if gone else 0,
+        gone=_words(gone, evidence, "") if gone else "",
+        words=_words(progress, evidence, f"{running} of {len(about)}"),
     )
 
 
@@ -103,8 +104,9 @@ def next_words(progress: Progress, settings: RolloutSettings) -> str:
     if progress.ended:
         return ""
     if progress.state == "held":
-        what = "Nothing begins" if progress.stage == "draft" else "Cameras keep what they run"
-        return f"{what} until somebody resumes, promotes or aborts it."
+        if progress.stage == "draft":
+            return "Nothing begins until somebody starts it."
+        return "Cameras keep what they run until somebody resumes, promotes or aborts it."
     way = course(progress, settings)
     here = _here(progress)
     stage, group = way[min(way.index(here) + 1, len(way) - 1)] if here in way else ("done", 0)
@@ -178,18 +180,18 @@ def _goal(progress: Progress, stage: Stage, spec: str, settings: RolloutSettings
             return "It waits for its turn."
         case "shadow":
             return (
-                f"Does {new} keep up? It runs beside {old} on {names(progress.shadows) or 'a camera'}, on the same frames, "
-                f"and decides nothing there. Over {settings.shadow_frames} frames speed, low scores and classes are "
-                "compared."
+                f"Does {new} keep up? On {names(progress.shadows) or 'a camera'} it runs beside {old}, on the same "
+                f"frames, and decides nothing there. Over {settings.shadow_frames} frames speed, low scores and "
+                "classes are compared."
             )
         case "canary":
             first = names(progress.canaries) or "the first cameras"
             if not settings.quality:
                 return f"Does {new} run without failure on {first} for {settings.soak_s:g} s?"
             return (
-                f"Is {new} right as often as {old}? It is in use on {first}, where {_percent(settings.share)} of the "
-                f"frames are judged by both, and where they differ a person says what is right. It goes on once {new} is "
-                f"proven to get at most {_percent(settings.margin)} more of all frames wrong."
+                f"Is {new} right as often as {old}? It is in use on {first}, where both judge "
+                f"{_percent(settings.share)} of the frames. Where they differ, a person says what is right. It goes on "
+                f"once {new} is proven to get at most {_percent(settings.margin)} more of all frames wrong."
             )
         case "group":
             return f"Does {new} run without failure on {spec_words(spec)} for {settings.soak_s:g} s?"
@@ -217,7 +219,7 @@ def _coming(stage: Stage, spec: str) -> str:
             return "it is rolled out"
 
 
-def _words(progress: Progress, evidence: Evidence, reached: str, reverts: int, anew: str) -> str:
+def _words(progress: Progress, evidence: Evidence, reached: str) -> str:
     new, old = f"Release {progress.release}", f"release {progress.previous}"
     why = progress.reason.rstrip(".") or "no reason given"
     if progress.state == "superseded":
@@ -232,8 +234,7 @@ def _words(progress: Progress, evidence: Evidence, reached: str, reverts: int, a
         where = f" in stage {TITLES[progress.stage].lower()}" if progress.stage != "everyone" else ""
         return f"{new} is held{where}: {why}. No further camera gets it until you resume."
     if progress.kind == "back":
-        goes = f"{new} takes every camera back to the model of {old}: {reached} run it."
-        return goes + (f" Release {reverts} was taken back: {anew.rstrip('.')}." if reverts else "")
+        return f"{new} takes every camera back to the model of {old}: {reached} run it."
     return _under_way(progress, evidence, reached)
 
 

@@ -172,11 +172,7 @@ class Ways:
     def _summary(self, session: Session, row: Rollout, cameras: Sequence[CameraView]) -> RolloutView:
         gone = self._row(session, row.reverts) if row.reverts else None
         return standing.summary(
-            self._progress(session, row),
-            cameras,
-            from_row(row.evidence),
-            reverts=row.reverts,
-            anew=gone.reason if gone else "",
+            self._progress(session, row), cameras, from_row(row.evidence), load(gone) if gone else None
         )
 
     def _detail(self, session: Session, row: Rollout) -> RolloutDetail:

@@ -7,6 +7,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from hub.figures import Interval
+from hub.web.rollouts import RolloutView, TrialView
+from hub.web.standing import TITLES, spec_title
 
 VERDICTS = {
     "better": ("good", "Better"),
@@ -38,7 +40,6 @@ FOLLOWS = {
     "refused": ("bad", "Cannot"),
     "unknown": ("calm", "Not known"),
 }
-STAGES = {"canary": "Canary", "everyone": "Everyone", "done": "Rolled out"}
 MEASURES = {"low_score": "Low scores", "class_mix": "Classes", "embedding": "Embeddings"}
 SIDES = {
     "": "not divided yet",
@@ -55,6 +56,12 @@ REASONS = {
     "novelty": "unlike the training images",
     "random": "random sample",
     "audit": "audit sample",
+    "pair": "two releases differ on it",
+}
+_ENDS = {
+    "superseded": ("calm", "Replaced"),
+    "reverted": ("bad", "Taken back"),
+    "aborted": ("calm", "Aborted"),
 }
 
 
@@ -80,7 +87,10 @@ def install(environment: Environment) -> None:
         CAMERA_STATES=CAMERA_STATES,
         SOURCES=SOURCES,
         FOLLOWS=FOLLOWS,
-        STAGES=STAGES,
+        STAGES=TITLES,
+        standing=standing,
+        mix=mix,
+        spec_title=spec_title,
         MEASURES=MEASURES,
         SIDES=SIDES,
         MOST_SHOWN=24,
@@ -169,6 +179,24 @@ def coded(text: str) -> Markup:
         for number, one in enumerate(text.split("`"))
     ]
     return Markup("").join(pieces)
+
+
+def standing(rollout: RolloutView) -> tuple[str, str]:
+    """A rollout as kind and text of a pill."""
+    if rollout.state in _ENDS:
+        return _ENDS[rollout.state]
+    if rollout.stage == "done":
+        return "good", "Rolled out"
+    if rollout.stage == "draft":
+        return ("calm", "Draft") if rollout.state == "held" else ("calm", "Waits for its turn")
+    return ("warn", "Held") if rollout.state == "held" else ("live", "Under way")
+
+
+def mix(trial: TrialView, most: int = 3) -> list[tuple[str, float, float]]:
+    """Class, share of the frames that the old and the new model called so: those that moved most."""
+    names = sorted({*trial.old_classes, *trial.new_classes})
+    rows = [(one, trial.old_classes.get(one, 0.0), trial.new_classes.get(one, 0.0)) for one in names]
+    return sorted(rows, key=lambda row: -abs(row[2] - row[1]))[:most]
 
 
 def plain(value: Any) -> str:

@@ -37,13 +37,17 @@ export async function call(path, body, method = "POST") {
   return data;
 }
 
-function confirmed({ ask, text, yes, note }) {
+function confirmed({ ask, text, yes, note, required }) {
   const dialog = document.getElementById("ask");
   const field = dialog.querySelector("input");
   dialog.querySelector("h2").textContent = ask;
   dialog.querySelector("p").textContent = text;
   dialog.querySelector("[value=yes]").textContent = yes;
-  dialog.querySelector("label").hidden = note === undefined;
+  const label = dialog.querySelector("label");
+  label.hidden = note === undefined;
+  label.firstChild.textContent = note || "Note for the record";
+  field.required = required !== undefined && note !== undefined;
+  field.placeholder = field.required ? "" : "Optional";
   field.value = "";
   dialog.returnValue = "no";
   dialog.showModal();
@@ -56,7 +60,7 @@ function confirmed({ ask, text, yes, note }) {
 document.getElementById("ask").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.target.tagName !== "INPUT") return;
   event.preventDefault(); // the first button of the form would be taken, and that is "Back"
-  document.getElementById("ask").close("yes");
+  if (event.target.reportValidity()) document.getElementById("ask").close("yes");
 });
 
 document.addEventListener("click", async (event) => {
@@ -66,7 +70,7 @@ document.addEventListener("click", async (event) => {
   if (button.dataset.ask) {
     const answer = await confirmed(button.dataset);
     if (!answer) return;
-    if (button.dataset.note !== undefined) body.note = answer.note;
+    if (button.dataset.note !== undefined) body[button.dataset.field ?? "note"] = answer.note;
   }
   button.disabled = true;
   try {

@@ -123,7 +123,7 @@ function show(one) {
     enable(true);
   });
   const facts = [`Image ${item.id}`, item.camera || "imported", relative(item.captured_at),
-    item.width ? `${item.width} × ${item.height}` : "", item.why.replaceAll("_", " "), ...Object.keys(item.flags).map((flag) => flag.replaceAll("_", " "))];
+    item.width ? `${item.width} × ${item.height}` : "", item.why === "pair" ? "" : item.why.replaceAll("_", " "), ...Object.keys(item.flags).map((flag) => flag.replaceAll("_", " "))];
   $("caption").append(...facts.filter(Boolean).map((fact) => text("span", fact)));
   guess(item);
 }
@@ -131,6 +131,10 @@ function show(one) {
 function guess(item) {
   if (item.ask) {
     $("guess").append(text("p", "This image was decided before. What was said of it stays hidden.", "sub"));
+    return;
+  }
+  if (item.why === "pair" && item.blind) {
+    $("guess").append(text("p", "Two releases differ", "big"), text("p", "They call this frame differently, and the rollout waits for what you see. What they said stays hidden until you have decided.", "sub"));
     return;
   }
   if (item.blind) {
