@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from hub import keeping
+from hub import keeping, running
 from shared import heap
 from shared.clock import SystemClock
 from shared.crash import Watch
@@ -147,41 +147,6 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     _say(f"not the same as run {old.id}: {', '.join(differ)}; that had {', '.join(versions) or 'the same versions'}")
     return 1
-
-
-def _page(arguments: argparse.Namespace, method: str, path: str, body: dict[str, object] | None) -> dict[str, object]:
-    """Ask the running hub; only it signs and publishes."""
-    import json
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
-
-    from hub.settings import find_config, read
-    from shared.errors import StoreError
-
-    web = read(find_config(arguments.config)).web
-    if not web.port:
-        raise ConfigError("web.port is 0, so the hub's page has no fixed address", remedy="Set it in hub.toml")
-    url = f"http://{f'[{web.host}]' if ':' in web.host else web.host}:{web.port}{path}"
-    data = None if body is None else json.dumps(body).encode()
-    request = Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
-    try:
-        with urlopen(request, timeout=30) as answer:
-            result: dict[str, object] = json.load(answer)
-            return result
-    except HTTPError as error:
-        try:
-            said = str(json.load(error)["message"])
-        except (ValueError, KeyError, TypeError):
-            said = str(error)
-        raise StoreError(said, subject=path) from error
-    except (URLError, OSError) as error:
-        raise StoreError(f"no hub answers ({error})", subject=url, remedy="Start it: hone-hub serve") from error
-
-
-def _release(arguments: argparse.Namespace) -> int:
-    answer = _page(arguments, "POST", "/api/releases", {"run": arguments.run, "note": arguments.note})
-    _say(f"release {answer['id']} is on its way")
-    return 0
 
 
 def _card(arguments: argparse.Namespace) -> int:
@@ -441,9 +406,19 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--again", type=int, metavar="N", help="repeat run N with its settings and data")
     which.add_argument("--resume", type=int, metavar="N", help="go on with run N, which was cancelled or has failed")
     train.add_argument("--why", default="by hand", help="a note on why")
-    release = add("release", _release, "release a finished run's model through the running hub")
+    release = add("release", running.release, "release a finished run's model through the running hub")
     release.add_argument("run", type=int, help="number of the run")
     release.add_argument("--note", default="by hand", help="a note, kept with the release")
+    release.add_argument("--draft", action="store_true", help="its rollout begins only once it is resumed")
+    rollout = add("rollout", running.rollout, "tell where the rollout is, or give it an operator's word")
+    rollout.add_argument("action", nargs="?", choices=running.ACTIONS, default="status", help="(default: status)")
+    rollout.add_argument("--why", default="", metavar="TEXT", help="why it is aborted, for the record")
+    exempt = add("exempt", running.exempt, "have one camera run a release, whatever the rollout says")
+    exempt.add_argument("camera", metavar="CAMERA", help="SITE/NAME")
+    exempt.add_argument("release", type=int, nargs="?", metavar="RELEASE", help="number of the release")
+    exempt.add_argument("--reason", default="", metavar="TEXT", help="why, for the record")
+    exempt.add_argument("--end", action="store_true", help="have the camera go by the rollout again")
+    exempt.add_argument("--by", default="hone-hub", help="who says so, for the record (default: hone-hub)")
     card = add("card", _card, "print the model card of a release: what it is for, learned from, and how good it is")
     card.add_argument("release", type=int, help="number of the release")
     card.add_argument("--json", action="store_true", help="as JSON (default: Markdown)")

@@ -36,13 +36,13 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "retrain": RetrainSettings,
     "rollout": RolloutSettings,
 }
-Kind = Literal["switch", "integer", "number", "text", "choice", "list", "json"]
+Kind = Literal["switch", "integer", "number", "text", "choice", "list", "texts", "json"]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One setting. kind: how a page asks for it. allowed: in words. choices: for "choice". low, high: bounds of a
-    number that are allowed themselves. default: as JSON knows it.
+    """One setting. kind: how a page asks for it; "list" is one of numbers, "texts" one of texts. allowed: in words.
+    choices: for "choice". low, high: bounds of a number that are allowed themselves. default: as JSON knows it.
     """
 
     key: str
@@ -199,9 +199,13 @@ def _kind(info: types.Type) -> Kind:
             return "text"
         case types.LiteralType():
             return "choice"
-        case types.VarTupleType() | types.ListType() if _kind(info.item_type) in ("integer", "number", "text"):
+        case types.Metadata():
+            return _kind(info.type)
+        case types.VarTupleType() | types.ListType() if _kind(info.item_type) in ("integer", "number"):
             return "list"
-        case types.TupleType() if {_kind(one) for one in info.item_types} <= {"integer", "number", "text"}:
+        case types.VarTupleType() | types.ListType() if _kind(info.item_type) == "text":
+            return "texts"
+        case types.TupleType() if {_kind(one) for one in info.item_types} <= {"integer", "number"}:
             return "list"
     return "json"
 

@@ -28,6 +28,7 @@ TimeOfDay = Annotated[
     str,
     Meta(pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?\Z", description='a time of day such as "06:30", or nothing'),
 ]
+GroupText = Annotated[str, Meta(description='"25%", "line=3", or a number of cameras')]
 
 
 class ProjectSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,7 +220,7 @@ class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     error: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     settle: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    groups: Annotated[tuple[str, ...], Meta(max_length=20)] = ("10%", "50%")
+    groups: Annotated[tuple[GroupText, ...], Meta(max_length=20)] = ("10%", "50%")
     max_slower: Annotated[float, Meta(ge=1, le=1000)] = 1.5
     max_low_score: Annotated[float, Meta(ge=0, le=1)] = 0.2
     max_failed: Annotated[float, Meta(ge=0, le=1)] = 0.02

@@ -4,9 +4,10 @@ The inputs and the backbone's embeddings of them are a part of their own, which 
 the camera. The head's outputs on them are named by the signed manifest, so a new head costs no new golden part.
 """
 
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from shared.errors import GoldenError, PartError
 from shared.preprocess import decode as decode_image
 
-if TYPE_CHECKING:  # who reads a manifest needs no runtime
+if typing.TYPE_CHECKING:  # who reads a manifest needs no runtime
     from shared.litert import Floats, Model
 
 MAX_GOLDEN = 16 * 1024 * 1024

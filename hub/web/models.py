@@ -269,7 +269,7 @@ class CameraView(View):
     triage_words: str = ""
 
 
-SettingKind = Literal["switch", "integer", "number", "text", "choice", "list", "json"]
+SettingKind = Literal["switch", "integer", "number", "text", "choice", "list", "texts", "json"]
 
 
 class SettingView(View):

@@ -29,6 +29,8 @@ COMMANDS = {
     "collect": "beside a serving hub",
     "train": "evaluate against the release in use",
     "release": "through the running hub",
+    "rollout": "an operator's word",
+    "exempt": "whatever the rollout says",
     "card": "what it is for, learned from",
     "export-model": "for people without Hone",
     "settings": "a running hub follows at once",
@@ -103,6 +105,8 @@ def test_wrong_usage_exits_2(capsys, arguments):
         ["restore", "x"],
         ["keys"],
         ["release", "1"],
+        ["rollout"],
+        ["exempt", "a/b", "1", "--reason", "x"],
         ["import", "x", "--split", "train"],
     ],
 )

@@ -7,13 +7,19 @@ const rows = new Map([...root.querySelectorAll(".setting")].map((row) => [row.da
 const field = (row) => row.querySelector("input, select");
 
 function text(value, kind) {
-  if (kind === "list") return value.join(", ");
+  if (kind === "list" || kind === "texts") return value.join(", ");
   return kind === "json" ? JSON.stringify(value) : String(value ?? "");
 }
 
 function number(typed) {
   const value = Number(typed);
   return typed === "" || Number.isNaN(value) ? typed : value; // what is no number the hub shall refuse in its words
+}
+
+// A comma within a text, as in "line=3,shift=late", has no space behind it.
+function texts(given) {
+  const parts = given.split(/,\s+/).flatMap((one) => (one.includes("=") ? [one] : one.split(",")));
+  return parts.map((one) => one.trim()).filter(Boolean);
 }
 
 function typed(row) {
@@ -23,6 +29,7 @@ function typed(row) {
   if (kind === "choice") return one.value; // the hub's own words, whatever spaces they have
   const given = one.value.trim();
   if (kind === "integer" || kind === "number") return number(given);
+  if (kind === "texts") return texts(given);
   if (kind === "list") return given === "" ? [] : given.split(",").map((part) => number(part.trim()));
   if (kind !== "json") return given;
   try {

@@ -291,7 +291,8 @@ def test_runs_start_cancel_and_release(web: TestClient, made: Seeded) -> None:
     assert started.status_code == 201
     assert web.get(f"/api/runs/{started.json()['id']}").json()["why"] == "a test"
     assert web.post("/api/releases", json={"run": 4, "note": "go"}).json() == {"id": 5}
-    assert made.actions.released == [(4, "go")]
+    assert web.post("/api/releases", json={"run": 4, "start": False}).status_code == 201
+    assert made.actions.released == [(4, "go", True), (4, "", False)]
     made.actions.fails = True
     refused = web.post("/api/releases", json={"run": 4})
     assert (refused.status_code, refused.json()["error"]) == (503, "broker")

@@ -259,7 +259,7 @@ def test_buttons_start_cancel_release_and_resume(open_page: Open, made: Seeded) 
     other.get_by_role("textbox").fill("for the night shift")
     other.keyboard.press("Enter")
     expect(other.locator(".toast")).to_have_text("Release 5 is on its way")
-    assert made.actions.released == [(3, "for the night shift")]
+    assert made.actions.released == [(3, "for the night shift", True)]
 
 
 def test_a_cancelled_run_is_resumed_and_a_finished_one_repeated(open_page: Open, made: Seeded) -> None:
