@@ -254,6 +254,15 @@ def current(session: Session, project: str) -> Rollout | None:
     ).first()
 
 
+def busy(session: Session, project: str) -> str:
+    """The state of the rollout under way, or of the newest draft; "" when there is none of both."""
+    target = current(session, project)
+    if target is not None and not load(target).ended:
+        return target.state
+    drafts = _drafts(session, project)
+    return drafts[-1].state if drafts else ""
+
+
 def runs_after(last: Progress) -> int:
     """The release that the fleet runs after a rollout has ended, as far as it got."""
     reached = last.stage in ("everyone", "done") and last.state != "reverted"
