@@ -8,6 +8,8 @@
     verifying | all good, swapped between two frames | running
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
+    running   | plan names a newer one on trial      | fetching, verifying, shadowing: runs beside the one in use
+    running   | the agent died with it, again, again | reverted: the one before runs
 
 Nothing is loaded that was not signed, hashed and checked. All that takes milliseconds is done in the frame loop's
 spare time (`edge.spare`). A plan may also say how to triage (`Reload.policy`); the
@@ -22,20 +24,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from edge.assemble import assemble
+from edge.beside import ShortOfMemoryError, join
 from edge.fetch import Fetch
-from edge.infer import Engine, Facts, Running
+from edge.infer import Engine
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
-from shared import references, topics
+from edge.trial import TrialRun
+from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError, SettingError
-from shared.golden import check as check_golden
-from shared.golden import decode as decode_golden
-from shared.litert import Model, Part
+from shared.errors import HoneError, ManifestError, ModelError, ReloadError, SettingError
 from shared.manifest import (
     DESIRED_TYPE,
     PLAN_TYPE,
@@ -46,6 +46,7 @@ from shared.manifest import (
     Opened,
     Plan,
     Reader,
+    Trial,
     check_delegation,
     check_number,
     open_signed,
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
+OFF = "switched off in edge.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,10 @@ class Policy:
 
 
 class Reload:
-    """Takes plans, manifests and chunks from the bus; hands checked models to the engine.
+    """Takes plans, manifests and chunks from the bus; hands checked models to the engine, and to the trial.
 
-    Public methods may be called from any thread and return at once. changed: called after every change of `state`.
+    Public methods may be called from any thread and return at once. changed: called after every change of `state`, and
+    when a trial begins, is skipped or ends.
     """
 
     def __init__(
@@ -82,19 +85,21 @@ class Reload:
         *,
         bus: Bus,
         engine: Engine,
+        trial: TrialRun,
         clock: Clock,
         errors: Counter[str],
         clock_trusted: Callable[[], bool],
         changed: Callable[[], None] = lambda: None,
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
+        self._settings = settings
         self._camera = settings.camera
         self._project = settings.project
         self._labels = settings.labels
         self._root = settings.root_key
-        self._threads = settings.threads
         self._bus = bus
         self._engine = engine
+        self._trial = trial
         self._clock = clock
         self._errors = errors
         self._clock_trusted = clock_trusted
@@ -109,6 +114,9 @@ class Reload:
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
         self._wanted = 0  # release whose manifest and parts we are after; 0: none
+        self._wish: Trial | None = None  # what the plan would have tried beside the release to run
+        self._trying = False  # the wanted one shall only be tried
+        self._short = False  # of memory for that
         self._failing = 0  # the one that was wanted when the last error came
         self._began = 0.0
         self._heard = 0.0
@@ -146,9 +154,9 @@ class Reload:
         """A retained chunk of a part arrived; empty bytes mean the broker's copy was cleared."""
         self._tell(lambda: self._take_chunk(sha256, index, data))
 
-    def ran_well(self) -> None:
-        """The model in use has run for a while without killing the agent."""
-        self._tell(self._shelf.ran_well)
+    def ran_well(self, *, trial: bool = False) -> None:
+        """The model in use has run for a while without killing the agent. trial: so has the one beside it."""
+        self._tell(lambda: self._take_well(trial), abandon=False)
 
     @property
     def floor(self) -> int:
@@ -202,8 +210,9 @@ class Reload:
         if not abandon:
             self._set(reason=str(error))
             return
-        self._give_up()
-        self._wanted = 0
+        if self._trying:
+            self._trial.skip(str(error))
+        self._drop()
         self._heard = self._clock.monotonic()
         self._set(state="failed", release=self._failing, reason=str(error))
 
@@ -219,7 +228,7 @@ class Reload:
         for _ in range(2):
             kept = self._shelf.to_start()
             if kept is None:
-                return
+                break
             try:
                 self._began = self._clock.monotonic()
                 self._swap(kept)
@@ -228,7 +237,9 @@ class Reload:
                 log.error("release %d on disk: %s", kept.release, error)
                 self._shelf.change(current=self._shelf.state.previous, previous=None, starts=0)
             else:
-                return
+                break
+        if left := self._shelf.state.reverted:
+            self._set(state="reverted", release=left.release, reason=left.reason)
 
     def _reader(self) -> Reader:
         return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
@@ -270,25 +281,43 @@ class Reload:
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
         group = self._plan.group_for(self._camera, self._labels) if self._plan else None
-        number = self._shelf.state.desired or (group.release if group else None)
+        exception = self._shelf.state.desired
+        number = exception or (group.release if group else None)
         running = self._engine.running
-        if number is None or number == self._wanted:
-            return
         if running is not None and running.release == number:
-            if self._wanted:
-                self._give_up()
-                self._wanted = 0
-                self._set(state="running", release=number, percent=100.0, reason="")
+            if self._wanted and not self._trying:
+                self._drop()
+            self._wish = group.trial if group and not exception else None
+            self._try_beside()
+            return
+        self._end_trial()
+        if self.state.state == "shadowing" and (number is None or number < self._shelf.state.floor):
+            self._settle()
+        if number is None or number == self._wanted:
             return
         failed = frozenset(self._shelf.state.failed)
         if number in failed:  # also told after a restart, so that a rollout does not wait for this camera
             self._failing = number
-            self._set(state="failed", release=number)
+            if self._tell_failed(number):
+                return
         check_number("release", number, self._shelf.state.floor, failed)
-        self._give_up()
-        self._wanted, self._manifest = number, None
-        self._began = self._heard = self._clock.monotonic()
+        self._pursue(number)
         self._set(state="fetching", release=number, percent=0.0, reason="")
+
+    def _tell_failed(self, number: int) -> bool:
+        """Report a release that failed here before; whether it was in use then."""
+        left = self._shelf.state.reverted
+        if left is not None and left.release == number:
+            self._set(state="reverted", release=number, reason=left.reason)
+            return True
+        self._set(state="failed", release=number)
+        return False
+
+    def _pursue(self, number: int, *, trying: bool = False) -> None:
+        """Wait for this release's manifest, and for nothing else."""
+        self._give_up()
+        self._wanted, self._trying, self._manifest = number, trying, None
+        self._began = self._heard = self._clock.monotonic()
         self._bus.subscribe([topics.release(self._project, number)])
 
     def _take_manifest(self, number: int, data: bytes) -> None:
@@ -298,7 +327,8 @@ class Reload:
         manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
-        check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        floor = 0 if self._trying else self._shelf.state.floor
+        check_number("release", number, floor, frozenset(self._shelf.state.failed))
         self._shelf.raise_floors(delegation_floor=opened.delegation)
         self._bus.unsubscribe([topics.release(self._project, number)])
         self._manifest = manifest
@@ -318,22 +348,27 @@ class Reload:
         if self._manifest is None:
             return
         if not self._fetch.done:
-            self._set(percent=self._fetch.percent)
+            self._set_unless_old(percent=self._fetch.percent)
             self._fetch.ask()
             return
         manifest, self._manifest = self._manifest, None
+        kept = Kept(release=manifest.number, model=manifest.model)
+        if self._trying:
+            self._join(kept)
+            return
         self._set(state="verifying", percent=100.0)
-        self._shelf.try_release(manifest.number)
-        self._swap(Kept(release=manifest.number, model=manifest.model))
-        self._shelf.change(floor=max(self._shelf.state.floor, manifest.number))
-        self._shelf.adopt(Kept(release=manifest.number, model=manifest.model))
+        self._shelf.try_release(kept.release)
+        self._swap(kept)
+        self._shelf.change(floor=max(self._shelf.state.floor, kept.release))
+        self._shelf.adopt(kept)
         self._wanted = 0
+        self._follow()
 
     def _swap(self, kept: Kept) -> None:
         """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
-        running, cosine, difference = self._build(kept)
+        new = assemble(kept, self._shelf, threads=self._settings.threads, pause=self._spare.wait)
         old = self._engine.running
-        if not self._engine.offer(running, SWAP_TIMEOUT):
+        if not self._engine.offer(new.running, SWAP_TIMEOUT):
             raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
         log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)
@@ -344,44 +379,22 @@ class Reload:
             reason="",
             last_ms=round(took, 1),
             swap_ms=round(self._engine.swap_ms, 3),
-            cosine=cosine,
-            difference=difference,
+            cosine=new.cosine,
+            difference=new.difference,
         )
         self._spare.wait()
         del old  # here, and not in the frame loop: to free a model takes a while
 
-    def _build(self, kept: Kept) -> tuple[Running, float, float]:
-        """A checked model, with the golden check's worst cosine and probability difference.
-
-        In pieces, each of some milliseconds: no frame waits for more than one.
-        """
-        spec, pause = kept.model, self._spare.wait
-        golden = decode_golden(self._shelf.read(spec.golden))
-        backbone_bytes = self._shelf.read(spec.backbone)
-        pause()
-        backbone = Part(backbone_bytes, name="backbone", threads=self._threads)
-        head_bytes = self._shelf.read(spec.head)
-        head = Part(head_bytes, name="head", threads=self._threads)
-        model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
-        rows = None
-        if spec.references is not None:
-            rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])
-        pause()
-        model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
-        try:
-            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances, pause)
-        except ImageError as error:
-            raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-        facts = Facts(kept.release, model.classes, spec.backbone.sha256, head_bytes, rows)
-        return Running(facts, model), result.worst_cosine, result.worst_difference
-
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
         now = self._clock.monotonic()
+        if self._trial.proven:
+            self._guard(self._shelf.trial_ran_well, abandon=False)
         if not self._wanted:
-            if self.state.state == "failed" and now - self._heard > RETRY:
+            self._check_trial()
+            if (self._short or self.state.state == "failed") and now - self._heard > RETRY:
                 self._heard = now
-                if self._failing not in self._shelf.state.failed:
+                if self._short or self._failing not in self._shelf.state.failed:
                     self._follow()
             return
         if now - self._heard < self._fetch.patience():
@@ -399,3 +412,99 @@ class Reload:
         if self._wanted:
             self._bus.unsubscribe([topics.release(self._project, self._wanted)])
         self._manifest = None
+
+    def _drop(self) -> None:
+        """Nothing is wanted any more."""
+        self._give_up()
+        self._wanted, self._trying = 0, False
+
+    # -- a second release, beside the one to run
+
+    def _try_beside(self) -> None:
+        """The release to run does: try the one that the plan names beside it, once that one has shown to do no harm."""
+        wish, running = self._wish, self._engine.running
+        if wish is None or running is None or wish.release == running.release:
+            self._end_trial()
+            self._settle()
+            return
+        if self._trying and self._wanted != wish.release:
+            self._drop()
+        self._trial.name(running.release, wish.release, share=wish.share, ask=wish.ask)
+        if self._wanted == wish.release:
+            self._changed()
+        elif self._trial.runs:
+            self._settle()
+        elif self._settings.trial == "off":
+            self._trial.skip(OFF)
+            self._settle()
+        elif wish.release in self._shelf.state.failed:
+            self._trial.skip(f"release {wish.release} failed on this camera before and is not tried again")
+            self._tell_failed(wish.release)
+        elif self._shelf.state.good != running.release:
+            self._settle()  # `ran_well` comes back to it: a crash shall tell which one is to blame
+        elif (kept := self._shelf.find(wish.release)) is not None:
+            self._wanted, self._trying = wish.release, True
+            self._tell(lambda: self._join(kept))
+        else:
+            self._pursue(wish.release, trying=True)
+            self._set_unless_old(state="fetching", release=wish.release, percent=0.0, reason="")
+
+    def _join(self, kept: Kept) -> None:
+        """All parts of the wanted one are here: have it run beside the one in use."""
+        if not self._trying or self._wanted != kept.release:
+            return
+        if not self._short:
+            self._set_unless_old(state="verifying", release=kept.release, percent=100.0, reason="")
+        try:
+            join(kept, engine=self._engine, shelf=self._shelf, trial=self._trial, settings=self._settings)
+        except ShortOfMemoryError as error:
+            log.warning("trial: %s", error)
+            self._trial.skip(str(error))
+            self._short, self._heard = True, self._clock.monotonic()
+        else:
+            self._short = False
+        self._wanted, self._trying = 0, False
+        self._settle()
+
+    def _take_well(self, trial: bool) -> None:
+        self._shelf.ran_well()
+        if trial:
+            self._shelf.trial_ran_well()
+        elif self._wish is not None and not self._wanted:
+            self._try_beside()
+
+    def _check_trial(self) -> None:
+        """What the other one ended with is an error like any other of its release."""
+        wish = self._wish
+        if wish is not None:
+            self._wanted, self._trying = wish.release, True
+            self._trial.check()
+            self._wanted, self._trying = 0, False
+
+    def _end_trial(self) -> None:
+        """The plan names none: no other model is held, or on its way."""
+        if self._trying:
+            self._drop()
+        if self._trial.runs:
+            self._shelf.trial_ran_well()  # it was alive to the end
+        self._wish, self._short = None, False
+        self._trial.end()
+
+    def _settle(self) -> None:
+        """The state is that of the release in use, or of a newer one that runs beside it."""
+        running, wish = self._engine.running, self._wish
+        if running is None:
+            return
+        state, release = "running", running.release
+        if wish is not None and self._trial.runs and wish.release > running.release:
+            state, release = "shadowing", wish.release
+        if (self.state.state, self.state.release) == (state, release):
+            self._changed()
+        else:
+            self._set(state=state, release=release, percent=100.0, reason="")
+
+    def _set_unless_old(self, **fields: object) -> None:
+        """`_set`, but of an older release that is tried the report is silent: it is not what a rollout waits for."""
+        running = self._engine.running
+        if not self._trying or running is None or self._wanted > running.release:
+            self._set(**fields)

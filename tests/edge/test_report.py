@@ -14,6 +14,7 @@ from edge.report import REPORT_SHARE, UNKNOWN_RATE, LowScores, Pace, Reporting, 
 from edge.settings import EdgeSettings
 from edge.spool import Spool
 from edge.triage import Triage
+from edge.trial import TrialRun
 from shared import topics
 from shared.messages import ReloadState, Reported, TriageState, decode
 from shared.policy import TriageSettings
@@ -86,6 +87,7 @@ def reporting(
         low=LowScores(clock),
         errors=errors,
         triage=triage,
+        trial=TrialRun(Engine(), triage.is_low),
     )
     bus.start(Recorder())
     one.start()
@@ -219,6 +221,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
         low=LowScores(clock),
         errors=Counter(),
         triage=Triage(TriageSettings()),
+        trial=TrialRun(Engine(), lambda _: False),
         goodput=lambda: 1500.0,
     )
     bus.start(Recorder())
