@@ -21,14 +21,14 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from edge.assemble import assemble
-from edge.beside import ShortOfMemoryError, join
-from edge.fetch import Fetch
+from edge.beside import Beside, Next
 from edge.infer import Engine
+from edge.policy import Policy, policy_of
 from edge.priority import lower_priority
+from edge.pursuit import Pursuit
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
 from edge.trial import TrialRun
@@ -51,25 +51,12 @@ from shared.manifest import (
     check_number,
     open_signed,
 )
-from shared.messages import ReloadState, Want, encode
-from shared.policy import TriageSettings, from_wire
+from shared.messages import ReloadState
 
 log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
-OFF = "switched off in edge.toml"
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the project says of triage. triage: the last that this agent could follow; None: nothing is said.
-
-    refused: why what the last plan says is not followed; empty: it is.
-    """
-
-    triage: TriageSettings | None = None
-    refused: str = ""
 
 
 class Reload:
@@ -93,33 +80,22 @@ class Reload:
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
-        self._camera = settings.camera
-        self._project = settings.project
-        self._labels = settings.labels
-        self._root = settings.root_key
         self._bus = bus
         self._engine = engine
-        self._trial = trial
         self._clock = clock
         self._errors = errors
         self._clock_trusted = clock_trusted
         self._changed = changed
         self._spare = engine.spare
         self._shelf = Shelf(settings.state_folder / "models", pause=engine.spare.wait)
-        self._fetch = Fetch(
-            self._camera, bus=bus, shelf=self._shelf, errors=errors, thin=settings.link.thin, goodput=goodput
-        )
+        self._pursuit = Pursuit(settings, bus=bus, shelf=self._shelf, clock=clock, errors=errors, goodput=goodput)
+        self._beside = Beside(settings, engine=engine, shelf=self._shelf, pursuit=self._pursuit, trial=trial)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._plan: Plan | None = None
-        self._manifest: Manifest | None = None
-        self._wanted = 0  # release whose manifest and parts we are after; 0: none
-        self._wish: Trial | None = None  # what the plan would have tried beside the release to run
-        self._trying = False  # the wanted one shall only be tried
-        self._short = False  # of memory for that
-        self._failing = 0  # the one that was wanted when the last error came
+        self._failing = 0  # the release that was wanted when the last error came
         self._began = 0.0
-        self._heard = 0.0
+        self._stopped = 0.0  # when a release failed, or was skipped, that may be tried again
         self.state = ReloadState(state="idle")
         self.policy = Policy()
 
@@ -127,7 +103,7 @@ class Reload:
 
     def start(self) -> None:
         """Load what is on disk, then follow the plan."""
-        self._bus.subscribe([topics.plan(self._project), topics.desired(self._camera)])
+        self._bus.subscribe([topics.plan(self._settings.project), topics.desired(self._settings.camera)])
         self._thread.start()
 
     def stop(self) -> None:
@@ -206,14 +182,14 @@ class Reload:
 
     def _trouble(self, error: Exception, abandon: bool) -> None:
         log.error("reload: %s", error)
-        self._failing = self._wanted
+        self._failing = self._pursuit.number
         if not abandon:
             self._set(reason=str(error))
             return
-        if self._trying:
-            self._trial.skip(str(error))
-        self._drop()
-        self._heard = self._clock.monotonic()
+        if self._pursuit.trying:
+            self._beside.skip(str(error))
+        self._pursuit.drop()
+        self._stopped = self._clock.monotonic()
         self._set(state="failed", release=self._failing, reason=str(error))
 
     def _set(self, **fields: object) -> None:
@@ -242,7 +218,8 @@ class Reload:
             self._set(state="reverted", release=left.release, reason=left.reason)
 
     def _reader(self) -> Reader:
-        return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
+        mine = self._settings
+        return Reader(mine.root_key, mine.project, mine.camera, self._clock.utc(), self._clock_trusted())
 
     def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
         """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
@@ -261,7 +238,7 @@ class Reload:
     def _take_policy(self, told: dict[str, Any] | None) -> None:
         """What a plan says of triage holds from now on; where this agent cannot follow it, what it followed stays."""
         try:
-            self.policy = Policy(None if told is None else from_wire(told))
+            self.policy = policy_of(told)
         except SettingError as error:
             self._errors[error.code] += 1
             log.error("reload: %s", error)
@@ -280,20 +257,19 @@ class Reload:
 
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
-        group = self._plan.group_for(self._camera, self._labels) if self._plan else None
+        group = self._plan.group_for(self._settings.camera, self._settings.labels) if self._plan else None
         exception = self._shelf.state.desired
         number = exception or (group.release if group else None)
         running = self._engine.running
         if running is not None and running.release == number:
-            if self._wanted and not self._trying:
-                self._drop()
-            self._wish = group.trial if group and not exception else None
-            self._try_beside()
+            if not self._pursuit.trying:
+                self._pursuit.drop()
+            self._try_beside(group.trial if group and not exception else None)
             return
-        self._end_trial()
+        self._beside.end()
         if self.state.state == "shadowing" and (number is None or number < self._shelf.state.floor):
             self._settle()
-        if number is None or number == self._wanted:
+        if number is None or number == self._pursuit.number:
             return
         failed = frozenset(self._shelf.state.failed)
         if number in failed:  # also told after a restart, so that a rollout does not wait for this camera
@@ -301,7 +277,8 @@ class Reload:
             if self._tell_failed(number):
                 return
         check_number("release", number, self._shelf.state.floor, failed)
-        self._pursue(number)
+        self._began = self._clock.monotonic()
+        self._pursuit.begin(number)
         self._set(state="fetching", release=number, percent=0.0, reason="")
 
     def _tell_failed(self, number: int) -> bool:
@@ -313,47 +290,30 @@ class Reload:
         self._set(state="failed", release=number)
         return False
 
-    def _pursue(self, number: int, *, trying: bool = False) -> None:
-        """Wait for this release's manifest, and for nothing else."""
-        self._give_up()
-        self._wanted, self._trying, self._manifest = number, trying, None
-        self._began = self._heard = self._clock.monotonic()
-        self._bus.subscribe([topics.release(self._project, number)])
-
     def _take_manifest(self, number: int, data: bytes) -> None:
-        if number != self._wanted or self._manifest is not None or not data:
+        if not data or not self._pursuit.waits_for(number):
             return
         opened = self._open(data, RELEASE_TYPE, Manifest)
         manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
-        floor = 0 if self._trying else self._shelf.state.floor
+        floor = 0 if self._pursuit.trying else self._shelf.state.floor
         check_number("release", number, floor, frozenset(self._shelf.state.failed))
         self._shelf.raise_floors(delegation_floor=opened.delegation)
-        self._bus.unsubscribe([topics.release(self._project, number)])
-        self._manifest = manifest
-        self._heard = self._clock.monotonic()
-        self._fetch.begin(manifest.model.parts().values())
+        self._pursuit.found(manifest)
         self._advance()
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
-        if not data or not self._fetch.asked(sha256, index):
-            return
-        self._heard = self._clock.monotonic()
-        if self._fetch.take(sha256, index, data):
+        if self._pursuit.chunk(sha256, index, data):
             self._advance()
 
     def _advance(self) -> None:
-        """Ask for the next chunks; when nothing is missing any more, verify and swap."""
-        if self._manifest is None:
+        """Ask for the next chunks; when nothing is missing any more, verify and swap, or have it tried."""
+        kept = self._pursuit.ready()
+        if kept is None:
+            self._set_unless_old(percent=self._pursuit.percent)
             return
-        if not self._fetch.done:
-            self._set_unless_old(percent=self._fetch.percent)
-            self._fetch.ask()
-            return
-        manifest, self._manifest = self._manifest, None
-        kept = Kept(release=manifest.number, model=manifest.model)
-        if self._trying:
+        if self._pursuit.trying:
             self._join(kept)
             return
         self._set(state="verifying", percent=100.0)
@@ -361,7 +321,7 @@ class Reload:
         self._swap(kept)
         self._shelf.change(floor=max(self._shelf.state.floor, kept.release))
         self._shelf.adopt(kept)
-        self._wanted = 0
+        self._pursuit.drop()
         self._follow()
 
     def _swap(self, kept: Kept) -> None:
@@ -387,117 +347,57 @@ class Reload:
 
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
-        now = self._clock.monotonic()
-        if self._trial.proven:
-            self._guard(self._shelf.trial_ran_well, abandon=False)
-        if not self._wanted:
-            self._check_trial()
-            if (self._short or self.state.state == "failed") and now - self._heard > RETRY:
-                self._heard = now
-                if self._short or self._failing not in self._shelf.state.failed:
-                    self._follow()
+        self._guard(self._beside.ran_well, abandon=False)
+        if self._pursuit.number:
+            if self._pursuit.remind():
+                self._advance()
             return
-        if now - self._heard < self._fetch.patience():
-            return
-        self._heard = now
-        if self._manifest is None:
-            want = Want(project=self._project, release=self._wanted)
-            self._bus.publish(topics.want(self._camera), encode(want))
-        self._fetch.remind()
-        self._advance()
+        self._beside.check()
+        now, short = self._clock.monotonic(), self._beside.short
+        if (short or self.state.state == "failed") and now - self._stopped > RETRY:
+            self._stopped = now
+            if short or self._failing not in self._shelf.state.failed:
+                self._follow()
 
-    def _give_up(self) -> None:
-        """Stop waiting for whatever was on its way; complete parts stay on the shelf."""
-        self._fetch.drop()
-        if self._wanted:
-            self._bus.unsubscribe([topics.release(self._project, self._wanted)])
-        self._manifest = None
+    # -- a second release, beside the one in use
 
-    def _drop(self) -> None:
-        """Nothing is wanted any more."""
-        self._give_up()
-        self._wanted, self._trying = 0, False
-
-    # -- a second release, beside the one to run
-
-    def _try_beside(self) -> None:
-        """The release to run does: try the one that the plan names beside it, once that one has shown to do no harm."""
-        wish, running = self._wish, self._engine.running
-        if wish is None or running is None or wish.release == running.release:
-            self._end_trial()
-            self._settle()
-            return
-        if self._trying and self._wanted != wish.release:
-            self._drop()
-        self._trial.name(running.release, wish.release, share=wish.share, ask=wish.ask)
-        if self._wanted == wish.release:
-            self._changed()
-        elif self._trial.runs:
-            self._settle()
-        elif self._settings.trial == "off":
-            self._trial.skip(OFF)
-            self._settle()
-        elif wish.release in self._shelf.state.failed:
-            self._trial.skip(f"release {wish.release} failed on this camera before and is not tried again")
-            self._tell_failed(wish.release)
-        elif self._shelf.state.good != running.release:
-            self._settle()  # `ran_well` comes back to it: a crash shall tell which one is to blame
-        elif (kept := self._shelf.find(wish.release)) is not None:
-            self._wanted, self._trying = wish.release, True
-            self._tell(lambda: self._join(kept))
-        else:
-            self._pursue(wish.release, trying=True)
-            self._set_unless_old(state="fetching", release=wish.release, percent=0.0, reason="")
+    def _try_beside(self, wish: Trial | None) -> None:
+        """The release to run does; this one shall be tried beside it."""
+        match self._beside.follow(wish):
+            case Next.HERE:
+                self._tell(self._advance)
+            case Next.FETCH if wish is not None:
+                self._set_unless_old(state="fetching", release=wish.release, percent=0.0, reason="")
+            case Next.FAILED if wish is not None:
+                self._tell_failed(wish.release)
+            case Next.UNDERWAY:
+                self._changed()
+            case _:
+                self._settle()
 
     def _join(self, kept: Kept) -> None:
         """All parts of the wanted one are here: have it run beside the one in use."""
-        if not self._trying or self._wanted != kept.release:
-            return
-        if not self._short:
+        if not self._beside.short:
             self._set_unless_old(state="verifying", release=kept.release, percent=100.0, reason="")
-        try:
-            join(kept, engine=self._engine, shelf=self._shelf, trial=self._trial, settings=self._settings)
-        except ShortOfMemoryError as error:
-            log.warning("trial: %s", error)
-            self._trial.skip(str(error))
-            self._short, self._heard = True, self._clock.monotonic()
-        else:
-            self._short = False
-        self._wanted, self._trying = 0, False
+        self._stopped = self._clock.monotonic()
+        self._beside.join(kept)
+        self._pursuit.drop()
         self._settle()
 
     def _take_well(self, trial: bool) -> None:
         self._shelf.ran_well()
         if trial:
             self._shelf.trial_ran_well()
-        elif self._wish is not None and not self._wanted:
-            self._try_beside()
-
-    def _check_trial(self) -> None:
-        """What the other one ended with is an error like any other of its release."""
-        wish = self._wish
-        if wish is not None:
-            self._wanted, self._trying = wish.release, True
-            self._trial.check()
-            self._wanted, self._trying = 0, False
-
-    def _end_trial(self) -> None:
-        """The plan names none: no other model is held, or on its way."""
-        if self._trying:
-            self._drop()
-        if self._trial.runs:
-            self._shelf.trial_ran_well()  # it was alive to the end
-        self._wish, self._short = None, False
-        self._trial.end()
+        elif (wish := self._beside.wish) is not None:
+            self._try_beside(wish)
 
     def _settle(self) -> None:
         """The state is that of the release in use, or of a newer one that runs beside it."""
-        running, wish = self._engine.running, self._wish
+        running = self._engine.running
         if running is None:
             return
-        state, release = "running", running.release
-        if wish is not None and self._trial.runs and wish.release > running.release:
-            state, release = "shadowing", wish.release
+        shadowing = self._beside.shadowing
+        state, release = ("shadowing", shadowing) if shadowing else ("running", running.release)
         if (self.state.state, self.state.release) == (state, release):
             self._changed()
         else:
@@ -506,5 +406,5 @@ class Reload:
     def _set_unless_old(self, **fields: object) -> None:
         """`_set`, but of an older release that is tried the report is silent: it is not what a rollout waits for."""
         running = self._engine.running
-        if not self._trying or running is None or self._wanted > running.release:
+        if not self._pursuit.trying or running is None or self._pursuit.number > running.release:
             self._set(**fields)

@@ -200,12 +200,10 @@ class TrialRun:
             judged >= WELL_FRAMES or (judged > 0 and time.monotonic() - self._since > WELL_SECONDS)
         )
 
-    def check(self) -> None:
-        """Raise, once, the ModelError that the other model ended with."""
-        with self._changed:
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
+    @property
+    def error(self) -> ModelError | None:
+        """What the other model ended with."""
+        return self._error
 
     def stop(self) -> None:
         """Let go of the other model and end the thread; frames that were under way are among `done`."""

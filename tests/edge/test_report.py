@@ -9,7 +9,7 @@ import pytest
 
 import edge.report
 from edge.infer import Engine
-from edge.reload import Policy
+from edge.policy import Policy
 from edge.report import REPORT_SHARE, UNKNOWN_RATE, LowScores, Pace, Reporting, clock_quality
 from edge.settings import EdgeSettings
 from edge.spool import Spool
