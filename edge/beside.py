@@ -19,7 +19,7 @@ OFF = "switched off in edge.toml"
 
 
 class Next(enum.Enum):
-    """What comes after a plan: nothing, for now; its parts are here; they are asked for, on their way; it failed."""
+    """What comes after a plan: nothing, for now; a release that was here before; another; one on its way; it failed."""
 
     NOTHING = enum.auto()
     HERE = enum.auto()
@@ -121,7 +121,7 @@ class Beside:
             self._shelf.trial_ran_well()
 
     def check(self) -> None:
-        """Raise the ModelError that the other one ended with after it had run: an error of the release that is wanted."""
+        """Raise the ModelError that the other one ended with, as an error of a release that is wanted."""
         error, kept = self._trial.error, self._shelf.state.trial
         if error is not None and kept is not None:
             self._pursuit.begin_here(kept, trying=True)

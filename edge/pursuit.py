@@ -49,9 +49,10 @@ class Pursuit:
         self._bus.subscribe([topics.release(self._project, number)])
 
     def begin_here(self, kept: Kept, *, trying: bool = False) -> None:
-        """This release is wanted and complete on the shelf: the next `ready` gives it."""
+        """This release was accepted before: only parts that are damaged by now are fetched."""
         self.drop()
-        self.number, self.trying, self._kept = kept.release, trying, kept
+        self.number, self.trying = kept.release, trying
+        self._go_for(kept)
 
     def waits_for(self, number: int) -> bool:
         """Whether it is this release's manifest that is to come next."""
@@ -60,9 +61,7 @@ class Pursuit:
     def found(self, manifest: Manifest) -> None:
         """The manifest was accepted: go after the parts."""
         self._bus.unsubscribe([topics.release(self._project, self.number)])
-        self._kept = Kept(release=manifest.number, model=manifest.model)
-        self._heard = self._clock.monotonic()
-        self._fetch.begin(manifest.model.parts().values())
+        self._go_for(Kept(release=manifest.number, model=manifest.model))
 
     def chunk(self, sha256: str, index: int, data: bytes) -> bool:
         """A chunk came; whether it is time for `ready`. ReloadError as `Fetch.take`."""
@@ -104,3 +103,8 @@ class Pursuit:
         if self.number:
             self._bus.unsubscribe([topics.release(self._project, self.number)])
         self.number, self.trying, self._kept = 0, False, None
+
+    def _go_for(self, kept: Kept) -> None:
+        self._kept = kept
+        self._heard = self._clock.monotonic()
+        self._fetch.begin(kept.model.parts().values())
