@@ -78,7 +78,8 @@ class Beside:
             self._trial.skip(OFF)
             return Next.NOTHING
         if wish.release in self._shelf.state.failed:
-            self._trial.skip(f"release {wish.release} failed on this camera before and is not tried again")
+            if not self._trial.skipped:
+                self._trial.skip(f"release {wish.release} failed on this camera before and is not tried again")
             return Next.FAILED
         if self._shelf.state.good != running.release:
             return Next.NOTHING  # until it has run well: a crash shall tell which of the two is to blame

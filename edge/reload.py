@@ -287,7 +287,8 @@ class Reload:
         if left is not None and left.release == number:
             self._set(state="reverted", release=number, reason=left.reason)
             return True
-        self._set(state="failed", release=number)
+        if (self.state.state, self.state.release) != ("failed", number):
+            self._set(state="failed", release=number, reason="failed on this camera before and is not tried again")
         return False
 
     def _take_manifest(self, number: int, data: bytes) -> None:
@@ -311,7 +312,10 @@ class Reload:
         """Ask for the next chunks; when nothing is missing any more, verify and swap, or have it tried."""
         kept = self._pursuit.ready()
         if kept is None:
-            self._set_unless_old(percent=self._pursuit.percent)
+            if self._pursuit.number:
+                self._set_unless_old(
+                    state="fetching", release=self._pursuit.number, percent=self._pursuit.percent, reason=""
+                )
             return
         if self._pursuit.trying:
             self._join(kept)

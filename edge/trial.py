@@ -135,6 +135,7 @@ class TrialRun:
 
     def state(self) -> TrialState | None:
         """The counts since the plan named these two releases; None when it names none."""
+        usual = round(self._engine.infer_ms, 2)
         with self._changed:
             if self._named is None:
                 return None
@@ -149,7 +150,7 @@ class TrialRun:
                 missed=counts.missed,
                 low=counts.low,
                 other_low=counts.other_low,
-                ms=round(self._engine.infer_ms, 2),
+                ms=usual,
                 other_ms=round(median(counts.times), 2) if counts.times else 0.0,
                 labels=dict(counts.labels),
                 other_labels=dict(counts.other_labels),
@@ -186,6 +187,11 @@ class TrialRun:
         with self._changed:
             self._let_go()
             self._named = None
+
+    @property
+    def skipped(self) -> str:
+        """Why the other one of the named two does not run here; empty: it does, or is on its way."""
+        return self._skipped
 
     @property
     def runs(self) -> bool:

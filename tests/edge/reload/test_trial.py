@@ -299,9 +299,14 @@ def test_a_candidate_that_computes_something_else_leaves_the_one_in_use(
     assert (tried.reload.state.state, tried.reload.state.release, tried.release) == ("failed", 6, 5)
     assert tried.errors == {"golden": 1}
     assert "computes something else" in told(tried).skipped
+    hub.plan(5, trial=trial(6))
+    tried.rest()
+    assert "computes something else" in told(tried).skipped
+    assert "computes something else" in tried.reload.state.reason
     camera = make_camera()
     wait_state(camera, "failed", 6)
     assert (camera.release, camera.errors) == (5, {})
+    assert "failed on this camera before" in camera.reload.state.reason
     assert "failed on this camera before" in told(camera).skipped
     hub.release(7, TWO)
     hub.plan(5, trial=trial(7))
