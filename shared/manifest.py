@@ -130,7 +130,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
             return True
         if not self.labels and self.percent is None:
             return not self.cameras
-        labelled = all(labels.get(name) == value for name, value in self.labels.items())
+        have = labels_of(camera, labels)
+        labelled = all(have.get(name) == value for name, value in self.labels.items())
         return labelled and (self.percent is None or place_of(self.release, camera) < self.percent)
 
 
@@ -166,6 +167,11 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
     delegation: dict[str, Any]
     body: dict[str, Any]
+
+
+def labels_of(camera: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The labels by which a camera is grouped: its own, and `site`, the first part of its name."""
+    return {**own, "site": camera.partition("/")[0]}
 
 
 def place_of(release: int, camera: str) -> float:

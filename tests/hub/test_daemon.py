@@ -44,7 +44,10 @@ from tests.hub.conftest import CACHE
 from tests.hub.making import NOW, add_image, event_of, get_image, picture, planned, reported, toml_in
 
 CAMERA = "site/cam-1"
-FAST = "[train]\nl2 = [0.01]\nfolds = 2\n[rollout]\ncanary = 1\nsoak_s = 0\n[retrain]\nevery_labels = 3\n"
+FAST = (
+    "[train]\nl2 = [0.01]\nfolds = 2\n[rollout]\nshadow = 0\ncanary = 1\nquality = false\ngroups = []\nsoak_s = 0\n"
+    "[retrain]\nevery_labels = 3\n"
+)
 
 
 class Scene:
