@@ -20,6 +20,7 @@ from edge.infer import Engine, Facts, Running
 from edge.priority import lower_priority
 from edge.shelf import WELL_FRAMES, WELL_SECONDS
 from shared.errors import ModelError
+from shared.ids import boot_id
 from shared.litert import Prediction
 from shared.messages import Rival, TrialState
 from shared.preprocess import Pixels
@@ -50,6 +51,7 @@ class Seen(NamedTuple):
 class _Counts:
     """What `TrialState` tells."""
 
+    id: str = field(default_factory=boot_id)
     frames: int = 0
     differed: int = 0
     lost: int = 0
@@ -143,6 +145,7 @@ class TrialRun:
             return TrialState(
                 release=release,
                 other=other,
+                id=counts.id,
                 skipped=self._skipped,
                 frames=counts.frames,
                 differed=counts.differed,
@@ -272,9 +275,10 @@ class TrialRun:
         low, other_low = self._is_low(seen.prediction), self._is_low(said)
         with self._changed:
             counts, ask = self._counts, self._ask
+            counts.differed += label != other
+            number = counts.differed
             counts.times.append(took)
             counts.frames += 1
-            counts.differed += label != other
             counts.low += low
             counts.other_low += other_low
             counts.labels[label] += 1
@@ -282,5 +286,11 @@ class TrialRun:
         if label == other or not ask:
             return seen
         return seen._replace(
-            rival=Rival(release=pair.other.release, label=other, score=min(1.0, round(said.score, DIGITS)))
+            rival=Rival(
+                release=pair.other.release,
+                label=other,
+                score=min(1.0, round(said.score, DIGITS)),
+                trial=counts.id,
+                number=number,
+            )
         )

@@ -95,7 +95,7 @@ def test_without_a_trial_no_frame_is_taken(run: TrialRun) -> None:
     assert (run.state(), run.done(), run.runs, run.proven) == (None, [], False, False)
     run.name(5, 6, share=1.0, ask=True)
     assert not run.take(seen(GOOD), 0.0), "it is on its way"
-    assert state(run) == TrialState(release=5, other=6)
+    assert state(run) == TrialState(release=5, other=6, id=state(run).id)
 
 
 def test_labels_are_compared_by_name_and_counted(run: TrialRun, other: Other, begin: Begin) -> None:
@@ -110,7 +110,7 @@ def test_labels_are_compared_by_name_and_counted(run: TrialRun, other: Other, be
         [came] = back(run)
         assert came.share == 1.0
         assert (came.rival is None) == (answer.probabilities[1] == np.float32(0.6))
-    assert came.rival == Rival(release=6, label="odd", score=0.8)
+    assert came.rival == Rival(release=6, label="odd", score=0.8, trial=state(run).id, number=1)
     told = state(run)
     assert (told.frames, told.differed, told.low, told.other_low, told.missed, told.lost) == (3, 2, 1, 1, 0, 0)
     assert told.labels == {"good": 2, "bad": 1}
@@ -225,7 +225,7 @@ def test_counts_begin_anew_with_another_pair_alone(run: TrialRun, other: Other, 
     run.skip("no room")
     assert (state(run).frames, state(run).skipped) == (1, "no room")
     begin(facts=Facts(7, OTHER.classes))
-    assert state(run) == TrialState(release=5, other=7)
+    assert state(run) == TrialState(release=5, other=7, id=state(run).id)
     run.lost(rival)
     assert state(run).lost == 0, "of the pair before"
 
