@@ -18,8 +18,8 @@ from hub.novelty import MOST
 from hub.quality import Floats, Light, grey_of
 from hub.store import STOP_S, Store
 from hub.tables import Embedding, Image, Pair, Release
-from hub.tables import Look as LookRow, Pair
-from hub.tables import Pair, Skew as SkewRow
+from hub.tables import Look as LookRow
+from hub.tables import Skew as SkewRow
 from shared.errors import HoneError, ImageError, StoreError
 from shared.litert import Part
 from shared.manifest import ModelSpec
