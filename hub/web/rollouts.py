@@ -89,7 +89,8 @@ class ProofView(View):
     """What the canaries' pairs prove, see `hub.gate`. frames: judged with both, of `wanted` at the least.
 
     broken, mended, tied: differences that a label settled: for the old release, for the new one, for neither. waiting:
-    images that wait for a label; coming: differences whose images are not here yet. error, margin: as they are set.
+    images that wait for a label; coming: differences whose images are not here yet. paused: so
+    many wait that no further frames count until they are settled. error, margin: as they are set.
     harm, safety: as factors, proven from `needed` on; harm_progress, safety_progress: how far that is, in logarithms.
     """
 
@@ -101,6 +102,7 @@ class ProofView(View):
     waiting: int
     coming: int
     labels: int
+    paused: bool
     verdict: Literal["worse", "safe", "open"]
     error: float
     margin: float

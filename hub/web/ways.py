@@ -10,7 +10,7 @@ import msgspec
 from sqlmodel import Session, col, func, select
 
 from hub import rollout
-from hub.evidence import drawn, from_row
+from hub.evidence import asked, from_row
 from hub.gate import Pairs
 from hub.progress import Progress
 from hub.registry import view_of
@@ -40,6 +40,8 @@ from shared.messages import TrialState
 
 SHOWN = 24
 """Differences that come with a rollout itself."""
+ROWS = 500
+"""Images that are asked for at once."""
 
 
 class Ways:
@@ -96,7 +98,7 @@ class Ways:
             row = self._row(session, release)
             if row is None:
                 return None
-            found = self._differences(session, row.release, row.previous)
+            found = self._differences(session, load(row))
         return DifferencePage(total=len(found), limit=limit, offset=offset, items=found[offset : offset + limit])
 
     def groups(self, session: Session) -> list[Group]:
@@ -179,7 +181,7 @@ class Ways:
         settings, cameras = self._settings(), self._cameras(session)
         progress, evidence = self._progress(session, row), from_row(row.evidence)
         upgrade = progress.kind == "upgrade" and progress.previous > 0
-        found = self._differences(session, row.release, row.previous) if upgrade and settings.quality else []
+        found = self._differences(session, progress) if upgrade and settings.quality else []
         shadow, canary = self._trials(session, progress, evidence, settings) if upgrade else ([], [])
         at_work = {"shadow": shadow, "canary": canary}.get(progress.stage, []) if not progress.ended else []
         shadow, canary = ([one for one in some if one.frames or one in at_work] for some in (shadow, canary))
@@ -195,7 +197,7 @@ class Ways:
             history=[EntryView(**one) for one in row.history],
             shadow=shadow,
             canary=canary,
-            proof=_proof(evidence, waiting, settings) if proves else None,
+            proof=_proof(evidence, waiting, settings, paused=bool(row.evidence.get("paused"))) if proves else None,
             keeping=_keeping(progress, cameras) if upgrade and progress.stage != "draft" else [],
             skipping={one.camera: one.skipped for one in at_work if one.skipped},
             exemptions=list(self.exemptions(session).values()),
@@ -218,16 +220,16 @@ class Ways:
             _trials("old", progress.canaries, evidence.canary, canary, settings.canary_frames),
         )
 
-    def _differences(self, session: Session, new: int, old: int) -> list[DifferenceView]:
+    def _differences(self, session: Session, progress: Progress) -> list[DifferenceView]:
         """Those that an operator is asked about, the newest first."""
-        settle = self._settings().settle
-        rows = session.exec(
-            select(Pair, Image)
-            .join(Image, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
-            .where(Pair.project == self._project, Pair.release == new, Pair.other == old)
-            .order_by(col(Image.id).desc())
-        )
-        return [_difference(pair, image) for pair, image in rows if drawn(pair.event_id, settle)]
+        found = {one.image: one for one in asked(session, self._project, progress, self._settings().settle)}
+        views = []
+        every = sorted(found, reverse=True)
+        for start in range(0, len(every), ROWS):
+            some = every[start : start + ROWS]
+            rows = {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(some)))}
+            views += [_difference(found[one].pair, rows[one]) for one in some]
+        return views
 
 
 def _difference(pair: Pair, image: Image) -> DifferenceView:
@@ -303,7 +305,7 @@ def _mix(counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
     return {name: count / every for name, count in sorted(total.items())} if every else {}
 
 
-def _proof(evidence: Evidence, waiting: int, settings: RolloutSettings) -> ProofView:
+def _proof(evidence: Evidence, waiting: int, settings: RolloutSettings, *, paused: bool) -> ProofView:
     pairs: Pairs = evidence.pairs
     needed = 1 / settings.error
 
@@ -319,6 +321,7 @@ def _proof(evidence: Evidence, waiting: int, settings: RolloutSettings) -> Proof
         waiting=waiting,
         coming=max(0, pairs.open - waiting),
         labels=pairs.settled,
+        paused=paused,
         verdict=evidence.judgement.verdict,
         error=settings.error,
         margin=settings.margin,

@@ -133,7 +133,7 @@ function guess(item) {
     $("guess").append(text("p", "This image was decided before. What was said of it stays hidden.", "sub"));
     return;
   }
-  if (item.why === "pair" && item.blind) {
+  if (item.urgent && item.blind) {
     $("guess").append(text("p", "Two releases differ", "big"), text("p", "They call this frame differently, and the rollout waits for what you see. What they said stays hidden until you have decided.", "sub"));
     return;
   }

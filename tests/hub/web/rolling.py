@@ -43,7 +43,14 @@ def trial(
     labels = {"good": frames - half // 2, "defect": half // 2}
     others = {"good": frames - half // 2 - differed, "defect": half // 2 + differed}
     state = TrialState(
-        release=using, other=beside, frames=frames, differed=differed, labels=labels, other_labels=others, **told
+        release=using,
+        other=beside,
+        id=f"{using}-{beside}",
+        frames=frames,
+        differed=differed,
+        labels=labels,
+        other_labels=others,
+        **told,
     )
     _report(made, camera, trial=state)
     look(made)
@@ -78,11 +85,8 @@ def pairs(made: Seeded, count: int, *, new: str = "defect", old: str = "good") -
                 height=300,
             )
             session.add(image)
-            session.add(
-                Pair(
-                    camera=FIRST, event_id=event, project="cells", release=5, label=new, other=4, other_label=old
-                )
-            )  # fmt: skip
+            names = {"release": 5, "label": new, "other": 4, "other_label": old}
+            session.add(Pair(camera=FIRST, event_id=event, project="cells", trial="5-4", number=number + 1, **names))
             session.flush()
             assert image.id is not None
             ids.append(image.id)
