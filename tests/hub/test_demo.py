@@ -141,7 +141,7 @@ def test_the_line_shows_each_cell_as_it_is_and_then_changed_and_says_how(tmp_pat
     wait_until(lambda: feed.shown >= 8, "frames")
     feed.stop()
     shown = sorted(stand.folder.iterdir())
-    rows = list(csv.DictReader((tmp_path / "shown.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "shown.csv").read_text().splitlines()))
     assert len(shown) == len(rows) == feed.shown
     assert feed.first_done
     for number, (path, row) in enumerate(zip(shown, rows, strict=True)):
