@@ -22,6 +22,7 @@ from edge.infer import Engine, Facts, Running
 from edge.priority import lower_priority
 from edge.reload import Reload
 from edge.report import LowScores, Reporting, clock_quality
+from edge.results import Results
 from edge.send import Sending
 from edge.settings import EdgeSettings
 from edge.spool import Spool
@@ -35,7 +36,7 @@ from shared.errors import HoneError, SpoolError
 from shared.files import sha256_hex
 from shared.ids import boot_id, event_id
 from shared.litert import Prediction
-from shared.messages import Event, HubStatus, Reply, Result, Status, decode, encode
+from shared.messages import Event, HubStatus, Reply, Status, decode, encode
 from shared.mqtt import PahoBus
 from shared.policy import AUDIT, TriageSettings
 from shared.preprocess import encode_jpeg, encode_png
@@ -67,6 +68,7 @@ class Agent:
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
         self._triage: Triage[Seen] = Triage(settings.triage)
+        self._results = Results(camera, self._bus, lambda: clock_quality(settings))
         self._low = LowScores(clock)
         self._spool = Spool(
             settings.state_folder / "spool",
@@ -126,6 +128,7 @@ class Agent:
         self._backlog.start()
         self._reload.start()
         self._reporting.start()
+        self._results.start()
         self._bus.start(self)
         log.info(
             "camera %s started; waiting for a release of project %s", self._settings.camera, self._settings.project
@@ -175,7 +178,7 @@ class Agent:
         prediction = self._engine.predict(running, frame.pixels)
         self._low.add(self._triage.is_low(prediction))
         if self._settings.link.results and not self._settings.link.thin:
-            self._tell_result(frame, prediction, running.facts)
+            self._results.add(frame, prediction, running.facts, pause=not self._capture.waiting)
         seen = frame, prediction, running.facts
         self._hand_over(self._triage.see(seen, prediction, random.random(), self._clock.monotonic()))
 
@@ -194,18 +197,6 @@ class Agent:
             self._triage.use(wanted)
             self._reporting.changed()
             log.info("triage: %s", wanted)
-
-    def _tell_result(self, frame: Frame, prediction: Prediction, facts: Facts) -> None:
-        result = Result(
-            sequence=frame.sequence,
-            time=frame.at,
-            clock=clock_quality(self._settings),
-            label=facts.classes[prediction.best],
-            score=min(1.0, prediction.score),
-            release=facts.release,
-            part=frame.part,
-        )
-        self._bus.publish(topics.result(self._settings.camera), encode(result), qos=0)
 
     def _write(self) -> None:
         """The writer thread: frame -> event in the spool -> offered to the sender."""
@@ -295,6 +286,7 @@ class Agent:
     def _shut_down(self) -> None:
         """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
         self._capture.stop()
+        self._results.stop()
         self._hand_over(self._triage.close())
         self._to_write.put(None)
         self._writer.join(10)

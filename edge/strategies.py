@@ -124,7 +124,7 @@ class Judge:
 
 def unit(embedding: Floats) -> Floats:
     """A vector at length 1; a vector of nothing stays."""
-    one: Floats = embedding / max(float(np.linalg.norm(embedding)), 1e-12)
+    one: Floats = embedding / max(math.sqrt(embedding @ embedding), 1e-12)
     return one
 
 
