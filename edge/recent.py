@@ -40,4 +40,7 @@ class Recent:
     def nearest(self, unit: Floats) -> float:
         """Cosine to the nearest one of these dims; -1.0, the least that it can be, where there is none."""
         rows = self._rows.get(len(unit))
-        return -1.0 if rows is None else float((rows[: self._added[len(unit)]] @ unit).max())
+        if rows is None:
+            return -1.0
+        cosines: list[float] = rows[: self._added[len(unit)]].dot(unit).tolist()
+        return max(cosines)

@@ -179,4 +179,4 @@ class Triage(Generic[F]):
         """Whether the cosine to an event or a held frame is above `duplicate`; another backbone's do not count."""
         held = (waiting.unit for frames in self._held.values() for waiting in frames)
         others = [other for other in islice(held, self._settings.remember) if other.shape == one.shape]
-        return max([self._recent.nearest(one), *(float(other @ one) for other in others)]) > self._settings.duplicate
+        return max([self._recent.nearest(one), *(float(other.dot(one)) for other in others)]) > self._settings.duplicate
