@@ -48,6 +48,9 @@ WRITER_QUEUE = 32
 WELL_FRAMES, WELL_SECONDS = 100, 30.0
 """After so many frames, or so long, a release counts as one that does not kill the agent."""
 
+TOGETHER = 4
+"""Frames that triage looks at in one go while they follow each other without a pause."""
+
 Seen = tuple[Frame, Prediction, Facts]
 DIGITS = 4
 """Of scores in events: more would say nothing, and cost a thin link a quarter of a percent."""
@@ -68,6 +71,7 @@ class Agent:
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
         self._triage: Triage[Seen] = Triage(settings.triage)
+        self._seen: list[tuple[Seen, float]] = []  # not yet looked at by triage; when each was seen
         self._results = Results(camera, self._bus, lambda: clock_quality(settings))
         self._low = LowScores(clock)
         self._spool = Spool(
@@ -154,6 +158,7 @@ class Agent:
             settings = self._triage.settings
             facts = running.facts
             if judging is None or judging[0] is not facts:
+                self._choose()
                 self._hand_over(self._triage.model(facts.classes, facts.references))
             if judging is None or judging[0] is not facts or judging[1] is not settings:
                 judging = facts, settings
@@ -174,13 +179,27 @@ class Agent:
     # -- the flow
 
     def _see(self, frame: Frame, running: Running) -> None:
-        """One frame: infer, tell SCADA, triage, and hand an event to the writer."""
+        """One frame: infer, tell SCADA, triage, and hand an event to the writer.
+
+        Triage may wait for the next frames when they are there: what it needs is in the processor's caches no more when
+        the model has run, so that to look at TOGETHER frames takes little longer than to look at one.
+        """
         prediction = self._engine.predict(running, frame.pixels)
-        self._low.add(self._triage.is_low(prediction))
+        pause = not self._capture.waiting
         if self._settings.link.results and not self._settings.link.thin:
-            self._results.add(frame, prediction, running.facts, pause=not self._capture.waiting)
+            self._results.add(frame, prediction, running.facts, pause=pause)
         seen = frame, prediction, running.facts
-        self._hand_over(self._triage.see(seen, prediction, random.random(), self._clock.monotonic()))
+        self._seen.append((seen, self._clock.monotonic()))
+        if pause or len(self._seen) >= TOGETHER:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Triage of the frames that were seen and not yet looked at."""
+        for seen, now in self._seen:
+            prediction = seen[1]
+            self._low.add(self._triage.is_low(prediction), now)
+            self._hand_over(self._triage.see(seen, prediction, random.random(), now))
+        self._seen.clear()
 
     def _hand_over(self, events: list[tuple[Seen, Chosen]]) -> None:
         for one in events:
@@ -194,6 +213,7 @@ class Agent:
         local = self._settings.triage_local
         wanted = (None if local else self._reload.policy.triage) or self._settings.triage
         if wanted is not self._triage.settings:
+            self._choose()
             self._triage.use(wanted)
             self._reporting.changed()
             log.info("triage: %s", wanted)
@@ -287,6 +307,7 @@ class Agent:
         """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
         self._capture.stop()
         self._results.stop()
+        self._choose()
         self._hand_over(self._triage.close())
         self._to_write.put(None)
         self._writer.join(10)

@@ -81,9 +81,9 @@ class LowScores:
         self._clock = clock
         self._last: deque[tuple[float, bool]] = deque(maxlen=length)
 
-    def add(self, low: bool) -> None:
-        """One more frame was judged."""
-        self._last.append((self._clock.monotonic(), low))
+    def add(self, low: bool, at: float) -> None:
+        """One more frame was judged, which was seen then, on the monotonic clock."""
+        self._last.append((at, low))
 
     def share(self) -> float:
         """Share of low scores among the last frames, 0 before the first."""

@@ -53,7 +53,7 @@ def test_low_scores_over_the_last_frames(clock: FakeClock) -> None:
     assert (low.share(), low.fps()) == (0, 0)
     for n in range(20):
         clock.advance(0.5)
-        low.add(n >= 15)
+        low.add(n >= 15, clock.monotonic())
     assert low.share() == 0.5
     assert low.fps() == pytest.approx(10 / 4.5, abs=0.3)
     clock.advance(60)
