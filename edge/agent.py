@@ -1,7 +1,8 @@
 """The agent: the camera's flow from top to bottom. Only this file knows the order of the steps.
 
     capture -> infer -> triage -> spool -> send          reload: desired -> fetch -> verify -> warm up -> swap
-                  \\-> result (SCADA)                      report
+                 |  \\-> trial -^                           report
+                  \\-> result (SCADA)
 
 The frame loop waits for neither disk nor network: events go to a writer thread, uploads and releases have their own.
 """
@@ -25,9 +26,11 @@ from edge.report import LowScores, Reporting, clock_quality
 from edge.results import Results
 from edge.send import Sending
 from edge.settings import EdgeSettings
+from edge.shelf import WELL_FRAMES, WELL_SECONDS
 from edge.spool import Spool
 from edge.thumbnail import thumbnail
 from edge.triage import Chosen, Triage
+from edge.trial import Seen, TrialRun
 from edge.waiting import offer_of
 from shared import topics
 from shared.bus import Message
@@ -35,7 +38,6 @@ from shared.clock import Clock
 from shared.errors import HoneError, SpoolError
 from shared.files import sha256_hex
 from shared.ids import boot_id, event_id
-from shared.litert import Prediction
 from shared.messages import Event, HubStatus, Reply, Status, decode, encode
 from shared.mqtt import PahoBus
 from shared.policy import AUDIT, TriageSettings
@@ -45,13 +47,8 @@ from shared.topics import BlobTopic, CameraTopic, HubTopic, PlanTopic, ReleaseTo
 log = logging.getLogger(__name__)
 WRITER_QUEUE = 32
 """Events that may wait for the disk before one is counted as unspooled."""
-WELL_FRAMES, WELL_SECONDS = 100, 30.0
-"""After so many frames, or so long, a release counts as one that does not kill the agent."""
-
 TOGETHER = 4
 """Frames that triage looks at in one go while they follow each other without a pause."""
-
-Seen = tuple[Frame, Prediction, Facts]
 DIGITS = 4
 """Of scores in events: more would say nothing, and cost a thin link a quarter of a percent."""
 
@@ -71,8 +68,9 @@ class Agent:
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
         self._triage: Triage[Seen] = Triage(settings.triage)
-        self._seen: list[tuple[Seen, float]] = []  # not yet looked at by triage; when each was seen
+        self._undecided: list[tuple[Seen, float]] = []  # and when each was seen
         self._results = Results(camera, self._bus, lambda: clock_quality(settings))
+        self._trial = TrialRun(self._engine, self._triage.is_low)
         self._low = LowScores(clock)
         self._spool = Spool(
             settings.state_folder / "spool",
@@ -107,12 +105,14 @@ class Agent:
             low=self._low,
             errors=self._errors,
             triage=self._triage,
+            trial=self._trial,
             goodput=lambda: self._sending.goodput,
         )
         self._reload = Reload(
             settings,
             bus=self._bus,
             engine=self._engine,
+            trial=self._trial,
             clock=clock,
             errors=self._errors,
             clock_trusted=lambda: clock_quality(settings) == "synchronised",
@@ -130,6 +130,7 @@ class Agent:
         self._writer.start()
         self._sending.start()
         self._backlog.start()
+        self._trial.start()
         self._reload.start()
         self._reporting.start()
         self._results.start()
@@ -155,10 +156,12 @@ class Agent:
             elif proving > 0 and (now - since > WELL_SECONDS or inferred - before > WELL_FRAMES):
                 self._reload.ran_well()
                 proving = -proving
+            for seen in self._trial.done():
+                self._decide(seen, now)
             settings = self._triage.settings
             facts = running.facts
             if judging is None or judging[0] is not facts:
-                self._choose()
+                self._decide_all()
                 self._hand_over(self._triage.model(facts.classes, facts.references))
             if judging is None or judging[0] is not facts or judging[1] is not settings:
                 judging = facts, settings
@@ -179,27 +182,32 @@ class Agent:
     # -- the flow
 
     def _see(self, frame: Frame, running: Running) -> None:
-        """One frame: infer, tell SCADA, triage, and hand an event to the writer.
+        """One frame: infer, tell SCADA, and decide, soon or when the other model of a trial has judged it too.
 
-        Triage may wait for the next frames when they are there: what it needs is in the processor's caches no more when
-        the model has run, so that to look at TOGETHER frames takes little longer than to look at one.
+        Soon: at once in a pause. When the model has run, the processor's caches hold nothing that triage needs, so that
+        to look at TOGETHER frames takes little longer than to look at one.
         """
         prediction = self._engine.predict(running, frame.pixels)
+        self._low.add(self._triage.is_low(prediction))
         pause = not self._capture.waiting
         if self._settings.link.results and not self._settings.link.thin:
             self._results.add(frame, prediction, running.facts, pause=pause)
-        seen = frame, prediction, running.facts
-        self._seen.append((seen, self._clock.monotonic()))
-        if pause or len(self._seen) >= TOGETHER:
-            self._choose()
+        seen = Seen(frame, prediction, running.facts)
+        if not self._trial.take(seen, random.random()):
+            self._undecided.append((seen, self._clock.monotonic()))
+        if pause or len(self._undecided) >= TOGETHER:
+            self._decide_all()
 
-    def _choose(self) -> None:
-        """Triage of the frames that were seen and not yet looked at."""
-        for seen, now in self._seen:
-            prediction = seen[1]
-            self._low.add(self._triage.is_low(prediction), now)
-            self._hand_over(self._triage.see(seen, prediction, random.random(), now))
-        self._seen.clear()
+    def _decide_all(self) -> None:
+        """Triage of the frames that were seen and wait for nothing more."""
+        for seen, now in self._undecided:
+            self._decide(seen, now)
+        self._undecided.clear()
+
+    def _decide(self, seen: Seen, now: float) -> None:
+        """Triage, and hand an event to the writer."""
+        pair = seen.share if seen.rival else 0.0
+        self._hand_over(self._triage.see(seen, seen.prediction, random.random(), now, pair))
 
     def _hand_over(self, events: list[tuple[Seen, Chosen]]) -> None:
         for one in events:
@@ -207,13 +215,18 @@ class Agent:
                 self._to_write.put_nowait(one)
             except queue.Full:
                 self._spool.not_written(audit=one[1].why == AUDIT)
+                self._lost(one[0])
+
+    def _lost(self, seen: Seen) -> None:
+        if seen.rival is not None:
+            self._trial.lost(seen.rival)
 
     def _follow_policy(self) -> None:
         """Triage as the project says, or as edge.toml where that is silent or goes first; from this frame on."""
         local = self._settings.triage_local
         wanted = (None if local else self._reload.policy.triage) or self._settings.triage
         if wanted is not self._triage.settings:
-            self._choose()
+            self._decide_all()
             self._triage.use(wanted)
             self._reporting.changed()
             log.info("triage: %s", wanted)
@@ -222,7 +235,8 @@ class Agent:
         """The writer thread: frame -> event in the spool -> offered to the sender."""
         lower_priority()
         while (item := self._to_write.get()) is not None:
-            (frame, prediction, facts), chosen = item
+            seen, chosen = item
+            frame, prediction, facts = seen.frame, seen.prediction, seen.facts
             data, ext = self._file_of(frame)
             event = Event(
                 id=event_id(frame.at),
@@ -246,11 +260,13 @@ class Agent:
                 thumbnail=_thumbnail(frame) if self._settings.link.previews else None,
                 embedding=encode_embedding(prediction.embedding),
                 backbone=facts.backbone or None,
+                rival=seen.rival,
             )
             try:
                 self._spool.add(event, data)
             except SpoolError as error:
                 self._errors[error.code] += 1
+                self._lost(seen)
                 log.error("event %s: %s", event.id, error)
             else:
                 self._backlog.keep(event)
@@ -307,13 +323,16 @@ class Agent:
         """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
         self._capture.stop()
         self._results.stop()
-        self._choose()
+        self._decide_all()
+        self._trial.stop()
+        for seen in self._trial.done():
+            self._decide(seen, self._clock.monotonic())
         self._hand_over(self._triage.close())
         self._to_write.put(None)
         self._writer.join(10)
         self._backlog.stop()
         self._sending.stop()
-        self._reload.ran_well()  # whoever is asked to stop has not been killed by its model
+        self._reload.ran_well(trial=True)  # whoever is asked to stop has not been killed by its model
         self._reload.stop()
         self._reporting.stop()
         self._bus.stop([(topics.status(self._settings.camera), encode(Status(online=False, boot=self._boot)))])

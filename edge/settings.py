@@ -18,6 +18,9 @@ THIN_KEEPALIVE = 60
 """Seconds between two pings on a thin link, where nothing else is set."""
 
 
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}\Z")]
+
+
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where frames come from.
 
@@ -71,6 +74,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
     models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
+    labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
+    the one in use, whatever the plan says. trial_memory_mb: memory that must be free (MiB) before a second backbone.
     """
 
     camera: str
@@ -82,6 +87,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
     clock: Literal["auto", "trusted"] = "auto"
+    labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    trial: Literal["auto", "off"] = "auto"
+    trial_memory_mb: Annotated[int, Meta(ge=0)] = 128
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False
