@@ -250,7 +250,7 @@ def test_buttons_start_cancel_release_and_resume(open_page: Open, made: Seeded) 
     page.locator("#nav-releases").click()
     page.get_by_role("button", name="Resume rollout").click()
     page.get_by_role("button", name="Resume", exact=True).click()
-    expect(page.get_by_text("Under way")).to_be_visible()
+    expect(page.locator("header").get_by_text("Under way")).to_be_visible()
     with made.store.read() as session:
         runs = {one.id: one.state for one in session.exec(select(Run))}
     assert (runs[6], runs[7]) == ("cancelled", "queued")
