@@ -19,10 +19,10 @@ from hub.policies import Policies
 from hub.store import Store
 from hub.web.actions import Actions
 from hub.web.asks import MAX_ID, BulkAsk, BulkUndoAsk, LabelAsk, ReleaseAsk, RunAsk, SkipAsk, UndoAsk
+from hub.web.fleet import CameraView
 from hub.web.images import State, label_view
 from hub.web.models import (
     AgainView,
-    CameraView,
     ClusterView,
     Done,
     DriftView,

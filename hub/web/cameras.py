@@ -7,7 +7,7 @@ import msgspec
 
 from hub.skew import Skew
 from hub.tables import Camera
-from hub.web.models import CameraStatus, CameraTrial, CameraView, Follows, PreviewCounts, SkewView
+from hub.web.fleet import CameraStatus, CameraTrial, CameraView, Follows, PreviewCounts, SkewView
 from hub.web.rollouts import ExemptionView
 from shared.manifest import Group
 from shared.messages import Reported, SpoolState, TriageState, TrialState

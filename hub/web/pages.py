@@ -16,7 +16,8 @@ from hub.settings import HubSettings
 from hub.web import stream, words
 from hub.web.api import RowId, Text
 from hub.web.cameras import audits_lost
-from hub.web.models import PreviewCounts, PreviewState
+from hub.web.fleet import PreviewCounts
+from hub.web.models import PreviewState
 from hub.web.policies import changes, settings_view
 from hub.web.previews import Order
 from hub.web.views import Views

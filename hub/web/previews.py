@@ -8,7 +8,8 @@ from sqlmodel import Session, col, func, select
 
 from hub.store import Store
 from hub.tables import Preview
-from hub.web.models import PreviewCounts, PreviewPage, PreviewState, PreviewView
+from hub.web.fleet import PreviewCounts
+from hub.web.models import PreviewPage, PreviewState, PreviewView
 from shared.messages import Event, decode
 from shared.policy import AUDIT
 

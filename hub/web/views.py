@@ -19,15 +19,14 @@ from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Ske
 from hub.web.actions import Actions
 from hub.web.cameras import Orders, Wanted, camera_view
 from hub.web.clusters import Clusters
+from hub.web.fleet import CameraView, PreviewCounts
 from hub.web.images import Images
 from hub.web.lineage import Lineage
 from hub.web.models import (
     AgainView,
     AgreementView,
-    CameraView,
     HubView,
     Overview,
-    PreviewCounts,
     QueueCounts,
     ReleaseView,
     RunDetail,

@@ -1,42 +1,34 @@
 """Read models of rollouts: queries from the database to the structs of `hub.web.rollouts`."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import log
-from typing import Any, Literal
+from typing import Any
 
-import msgspec
 from sqlmodel import Session, col, func, select
 
 from hub import rollout
 from hub.evidence import asked, from_row
-from hub.gate import Pairs
 from hub.progress import Progress
 from hub.registry import view_of
 from hub.rollouts import current, load, runs_after
 from hub.seen import CameraView, Evidence
 from hub.settings import RolloutSettings
 from hub.store import Store
-from hub.tables import Camera, Exemption, Image, Pair, Rollout, Trial
+from hub.tables import Camera, Exemption, Image, Rollout, Trial
 from hub.web import standing
-from hub.web.images import file_of, thumb_of
 from hub.web.rollouts import (
     DifferencePage,
     DifferenceView,
     EntryView,
     ExemptionView,
-    KeptView,
-    ProofView,
-    Right,
     RolloutDetail,
     RolloutPage,
     RolloutView,
     TrialView,
 )
+from hub.web.trials import difference_view, keeping, proof_view, trial_views
 from shared.clock import Clock
 from shared.manifest import Group
-from shared.messages import TrialState
 
 SHOWN = 24
 """Differences that come with a rollout itself."""
@@ -197,8 +189,8 @@ class Ways:
             history=[EntryView(**one) for one in row.history],
             shadow=shadow,
             canary=canary,
-            proof=_proof(evidence, waiting, settings, paused=bool(row.evidence.get("paused"))) if proves else None,
-            keeping=_keeping(progress, cameras) if upgrade and progress.stage != "draft" else [],
+            proof=proof_view(evidence, waiting, settings, paused=bool(row.evidence.get("paused"))) if proves else None,
+            keeping=keeping(progress, cameras) if upgrade and progress.stage != "draft" else [],
             skipping={one.camera: one.skipped for one in at_work if one.skipped},
             exemptions=list(self.exemptions(session).values()),
             differences=[one for one in found if one.right != "open"][:SHOWN],
@@ -214,10 +206,10 @@ class Ways:
                 Trial.project == self._project, col(Trial.release).in_([new, old]), col(Trial.other).in_([new, old])
             )
         ).all()
-        shadow, canary = (_counts(one for one in rows if one.release == using) for using in (old, new))
+        shadow, canary = ([one for one in rows if one.release == using] for using in (old, new))
         return (
-            _trials("new", progress.shadows, evidence.shadow, shadow, settings.shadow_frames),
-            _trials("old", progress.canaries, evidence.canary, canary, settings.canary_frames),
+            trial_views("new", progress.shadows, evidence.shadow, shadow, settings.shadow_frames),
+            trial_views("old", progress.canaries, evidence.canary, canary, settings.canary_frames),
         )
 
     def _differences(self, session: Session, progress: Progress) -> list[DifferenceView]:
@@ -228,112 +220,5 @@ class Ways:
         for start in range(0, len(every), ROWS):
             some = every[start : start + ROWS]
             rows = {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(some)))}
-            views += [_difference(found[one].pair, rows[one]) for one in some]
+            views += [difference_view(found[one].pair, rows[one]) for one in some]
         return views
-
-
-def _difference(pair: Pair, image: Image) -> DifferenceView:
-    assert image.id is not None
-    right: Right = "neither"
-    if not image.decided:
-        right = "open"
-    elif image.label == pair.label:
-        right = "new"
-    elif image.label == pair.other_label:
-        right = "old"
-    return DifferenceView(
-        image=image.id,
-        url=file_of(image),
-        thumb=thumb_of(image),
-        camera=image.camera,
-        captured_at=image.captured_at,
-        right=right,
-        label=image.label,
-        new="" if right == "open" else pair.label,
-        old="" if right == "open" else pair.other_label,
-    )
-
-
-def _counts(rows: Iterable[Trial]) -> dict[str, list[TrialState]]:
-    found: dict[str, list[TrialState]] = {}
-    for one in rows:
-        found.setdefault(one.camera, []).append(msgspec.convert(one.counts, TrialState))
-    return found
-
-
-def _trials(
-    beside: Literal["new", "old"],
-    cameras: Sequence[str],
-    evidence: Mapping[str, Any],
-    counts: Mapping[str, Sequence[TrialState]],
-    wanted: int,
-) -> list[TrialView]:
-    """By camera: the figures that the rules went by, and what else was counted. beside: the one that is `other`."""
-    found = []
-    for name in cameras:
-        states = counts.get(name, [])
-        using, other = (_mix(one.labels for one in states), _mix(one.other_labels for one in states))
-        shown = evidence.get(name)
-        frames = max(1, shown.frames) if shown else 1
-        found.append(
-            TrialView(
-                camera=name,
-                beside=beside,
-                skipped=shown.skipped if shown else "",
-                frames=shown.frames if shown else 0,
-                wanted=wanted,
-                differed=shown.differed if shown else 0,
-                lost=sum(one.lost for one in states),
-                missed=sum(one.missed for one in states),
-                new_low=shown.low_new / frames if shown else 0.0,
-                old_low=shown.low_old / frames if shown else 0.0,
-                new_ms=shown.new_ms if shown else 0.0,
-                old_ms=shown.old_ms if shown else 0.0,
-                new_classes=other if beside == "new" else using,
-                old_classes=using if beside == "new" else other,
-            )
-        )
-    return found
-
-
-def _mix(counts: Iterable[Mapping[str, int]]) -> dict[str, float]:
-    """Class -> its share of all frames."""
-    total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
-    every = sum(total.values())
-    return {name: count / every for name, count in sorted(total.items())} if every else {}
-
-
-def _proof(evidence: Evidence, waiting: int, settings: RolloutSettings, *, paused: bool) -> ProofView:
-    pairs: Pairs = evidence.pairs
-    needed = 1 / settings.error
-
-    def progress(factor: float) -> float:
-        return min(1.0, max(0.0, log(factor) / log(needed))) if factor > 0 else 0.0
-
-    return ProofView(
-        frames=pairs.frames,
-        wanted=settings.canary_frames,
-        broken=pairs.broken,
-        mended=pairs.mended,
-        tied=pairs.tied,
-        waiting=waiting,
-        coming=max(0, pairs.open - waiting),
-        labels=pairs.settled,
-        paused=paused,
-        verdict=evidence.judgement.verdict,
-        error=settings.error,
-        margin=settings.margin,
-        needed=needed,
-        harm=evidence.judgement.harm,
-        safety=evidence.judgement.safety,
-        harm_progress=progress(evidence.judgement.harm),
-        safety_progress=progress(evidence.judgement.safety),
-    )
-
-
-def _keeping(progress: Progress, cameras: Sequence[CameraView]) -> list[KeptView]:
-    """The cameras that still run the release before, with what they score low now."""
-    keep = [one for one in cameras if one.online and one.release == progress.previous]
-    return [KeptView(camera=one.name, low_score=one.low_score) for one in keep]

@@ -140,6 +140,19 @@ def test_proof_grows_with_labels_and_the_page_hears_of_it(web: TestClient, made:
     assert fingerprint(web) != seen
 
 
+def test_so_many_wait_that_no_more_are_counted(web: TestClient, made: Seeded) -> None:
+    web.patch("/api/settings", json={"rollout": {"batch": 3}})
+    rolling.canary(made)
+    assert web.get("/api/rollout").json()["proof"]["paused"] is True
+    assert 'id="paused"' in web.get("/releases").text
+    for one in web.get("/api/queue?count=3&operator=Mira").json()["items"]:
+        assert one["urgent"]
+        web.post("/api/labels", json={"image": one["id"], "name": "good", "operator": "Mira"})
+    rolling.look(made)
+    assert web.get("/api/rollout").json()["proof"]["paused"] is False
+    assert 'id="paused"' not in web.get("/releases").text
+
+
 def test_worse_goes_back_by_itself_and_says_why(web: TestClient, made: Seeded) -> None:
     rolling.reverted(made)
     found = web.get("/api/rollout").json()
