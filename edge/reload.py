@@ -29,6 +29,7 @@ from edge.infer import Engine, Facts, Running
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
+from edge.variant import choose
 from shared import references, topics
 from shared.bus import Bus
 from shared.clock import Clock
@@ -43,9 +44,11 @@ from shared.manifest import (
     B,
     Desired,
     Manifest,
+    ModelSpec,
     Opened,
     Plan,
     Reader,
+    VariantName,
     check_delegation,
     check_number,
     open_signed,
@@ -92,6 +95,7 @@ class Reload:
         self._project = settings.project
         self._root = settings.root_key
         self._threads = settings.threads
+        self._variant = settings.variant
         self._bus = bus
         self._engine = engine
         self._clock = clock
@@ -107,6 +111,7 @@ class Reload:
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._plan: Plan | None = None
         self._manifest: Manifest | None = None
+        self._chosen: VariantName = "float"  # the variant of the manifest that we are after
         self._wanted = 0  # release whose manifest and parts we are after; 0: none
         self._failing = 0  # the one that was wanted when the last error came
         self._began = 0.0
@@ -301,8 +306,18 @@ class Reload:
         self._bus.unsubscribe([topics.release(self._project, number)])
         self._manifest = manifest
         self._heard = self._clock.monotonic()
-        self._fetch.begin(manifest.model.parts().values())
+        self._chosen = self._choose(manifest.model)
+        self._fetch.begin(manifest.model.parts(self._chosen).values())
         self._advance()
+
+    def _choose(self, model: ModelSpec) -> VariantName:
+        """Which variant of a model to go after, by what was measured of those that ran here."""
+        running, pace, speeds = self._engine.running, self._engine.pace, self._shelf.state.speeds
+        now = running.facts.variant if running is not None else "float"
+        if pace is not None:
+            speeds = {**speeds, now: round(pace.infer_ms, 2)}
+            self._shelf.change(speeds=speeds)
+        return choose(self._variant, offered=model.int8 is not None, running=now, speeds=speeds, pace=pace)
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
         if not data or not self._fetch.asked(sha256, index):
@@ -322,9 +337,10 @@ class Reload:
         manifest, self._manifest = self._manifest, None
         self._set(state="verifying", percent=100.0)
         self._shelf.try_release(manifest.number)
-        self._swap(Kept(release=manifest.number, model=manifest.model))
+        kept = Kept(release=manifest.number, model=manifest.model, variant=self._chosen)
+        self._swap(kept)
         self._shelf.change(floor=max(self._shelf.state.floor, manifest.number))
-        self._shelf.adopt(Kept(release=manifest.number, model=manifest.model))
+        self._shelf.adopt(kept)
         self._wanted = 0
 
     def _swap(self, kept: Kept) -> None:
@@ -354,23 +370,24 @@ class Reload:
         In pieces, each of some milliseconds: no frame waits for more than one.
         """
         spec, pause = kept.model, self._spare.wait
-        golden = decode_golden(self._shelf.read(spec.golden))
-        backbone_bytes = self._shelf.read(spec.backbone)
+        parts = spec.variant(kept.variant)
+        golden = decode_golden(self._shelf.read(parts.golden))
+        backbone_bytes = self._shelf.read(parts.backbone)
         pause()
         backbone = Part(backbone_bytes, name="backbone", threads=self._threads)
-        head_bytes = self._shelf.read(spec.head)
+        head_bytes = self._shelf.read(parts.head)
         head = Part(head_bytes, name="head", threads=self._threads)
-        model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
+        model = Model(backbone, head, spec.classes, spec.preprocess, parts.thresholds)
         rows = None
-        if spec.references is not None:
-            rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])
+        if parts.references is not None:
+            rows = references.decode(self._shelf.read(parts.references), head.input_shape[-1])
         pause()
         model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
         try:
-            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances, pause)
+            result = check_golden(model, golden, parts.golden_probabilities, parts.tolerances, pause)
         except ImageError as error:
             raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-        facts = Facts(kept.release, model.classes, spec.backbone.sha256, head_bytes, rows)
+        facts = Facts(kept.release, model.classes, parts.backbone.sha256, head_bytes, rows, kept.variant)
         return Running(facts, model), result.worst_cosine, result.worst_difference
 
     def _nudge(self) -> None:

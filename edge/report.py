@@ -191,6 +191,7 @@ class Reporting:
                 "spool_mb": self._settings.spool.limit_mb,
             },
             triage=TriageState(source=self._source(), settings=to_wire(triage), refused=reload.policy.refused),
+            variant=running.facts.variant if running else None,
         )
 
     def _source(self) -> Literal["project", "edge", "local"]:

@@ -13,17 +13,18 @@ import msgspec
 
 from shared.errors import PartError, StoreError
 from shared.files import TMP, sha256_hex, write_atomic
-from shared.manifest import ModelSpec, PartSpec
+from shared.manifest import ModelSpec, PartSpec, VariantName
 
 log = logging.getLogger(__name__)
 MAX_STARTS = 3
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that is complete on disk."""
+    """A release that is complete on disk, as far as this variant of it goes."""
 
     release: int
     model: ModelSpec
+    variant: VariantName = "float"
 
 
 class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
-    followed, as it came.
+    followed, as it came. speeds: variant -> median ms of a prediction when it last ran, see `edge.variant`.
     """
 
     floor: int = 0
@@ -49,6 +50,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     good: int = 0
     triage: dict[str, Any] | None = None
+    speeds: dict[str, float] = {}
 
 
 class Shelf:
@@ -139,7 +141,7 @@ class Shelf:
             part.sha256
             for one in (self.state.current, self.state.previous)
             if one is not None
-            for part in one.model.parts().values()
+            for part in one.model.parts(one.variant).values()
         }
         for path in self._parts.iterdir():
             if path.name not in used:

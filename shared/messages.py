@@ -216,7 +216,8 @@ class Reported(Message, frozen=True, kw_only=True):
 
     up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
     the hub may care for. floor, plan_floor: highest release
-    and plan number ever accepted. triage: None from an agent that knows nothing of it.
+    and plan number ever accepted. triage: None from an agent that knows nothing of it. variant: of the release that
+    runs, "float" or "int8"; None: nothing runs, or the agent knows of float alone.
     """
 
     time: UtcTime
@@ -236,6 +237,7 @@ class Reported(Message, frozen=True, kw_only=True):
     errors: dict[str, int] = {}
     settings: dict[str, str | int | float | bool] = {}
     triage: TriageState | None = None
+    variant: Name | None = None
 
 
 M = TypeVar("M", bound=msgspec.Struct)
