@@ -27,6 +27,7 @@ from hub.export import cached, export_head, golden_part
 from hub.references import references_part
 from hub.settings import HubSettings, TrainSettings
 from hub.store import Store
+from hub.tables import INT8
 from hub.thresholds import decide
 from hub.train import Trained
 from shared.errors import ConfigError, ModelError, TrainError
@@ -109,7 +110,7 @@ def make(
     )
     part = Part(made, name="int8 backbone")
     [sha256] = store.blobs.put([made])
-    vectors = embed.complete(store, sha256, part, how, data.ids, progress=progress)
+    vectors = embed.complete(store, INT8 + sha256, part, how, data.ids, progress=progress)
     if lost := [one for one in data.ids if one not in vectors]:
         raise TrainError("can no longer be read", subject=f"image {lost[0]}", remedy="Run: hone-hub fsck --deep")
     x = np.stack([vectors[one] for one in data.ids])

@@ -37,7 +37,7 @@ def make_camera(
 ) -> Iterator[MakeCamera]:
     made: list[Camera] = []
 
-    def make(*, connect: bool = True, trusted: bool = True) -> Camera:
+    def make(*, connect: bool = True, trusted: bool = True, variant: str = "auto") -> Camera:
         for one in made:
             one.stop()
         bus, engine, errors = FakeBus(broker, f"camera-{len(made)}"), Engine(), Counter[str]()
@@ -51,9 +51,8 @@ def make_camera(
             subscribe(filters)
 
         bus.subscribe = noted  # type: ignore[method-assign, assignment]
-        reload = Reload(
-            make_settings(), bus=bus, engine=engine, clock=clock, errors=errors, clock_trusted=lambda: trusted
-        )
+        settings = make_settings(variant=variant)
+        reload = Reload(settings, bus=bus, engine=engine, clock=clock, errors=errors, clock_trusted=lambda: trusted)
         wires = Wires(bus, reload=reload)
         stop = threading.Event()
 
