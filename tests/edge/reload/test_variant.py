@@ -56,7 +56,7 @@ def test_a_variant_that_computes_something_else_fails_the_release(hub: Registry,
     camera = make_camera(variant="int8")
     camera.wait_release(1)
     assert facts(camera) == (1, "float"), "there is no other one"
-    hub.release(2, replace(TWO, int8=replace(INT8, head=TWO.head)))
+    hub.release(2, replace(TWO, int8=replace(INT8, head=ONE.head)))
     hub.plan(2)
     camera.wait_failed("computes something else")
     assert camera.release == 1
