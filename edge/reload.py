@@ -93,6 +93,7 @@ class Reload:
     ) -> None:
         self._camera = settings.camera
         self._project = settings.project
+        self._labels = settings.labels
         self._root = settings.root_key
         self._threads = settings.threads
         self._variant = settings.variant
@@ -273,7 +274,8 @@ class Reload:
 
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
-        number = self._shelf.state.desired or (self._plan.release_for(self._camera) if self._plan else None)
+        group = self._plan.group_for(self._camera, self._labels) if self._plan else None
+        number = self._shelf.state.desired or (group.release if group else None)
         running = self._engine.running
         if number is None or number == self._wanted:
             return

@@ -19,6 +19,9 @@ THIN_KEEPALIVE = 60
 """Seconds between two pings on a thin link, where nothing else is set."""
 
 
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}\Z")]
+
+
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where frames come from.
 
@@ -74,6 +77,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
     variant: of releases that have an int8 one, from the next release on; "auto": int8 where float takes more than half
     of the time between two frames, see `edge.variant`.
+    labels: the camera's own, such as line = "3", by which a rollout may go.
     """
 
     camera: str
@@ -85,6 +89,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
     clock: Literal["auto", "trusted"] = "auto"
+    labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False

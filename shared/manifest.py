@@ -13,6 +13,8 @@ The rules, in this order:
 Source of the envelope: DSSE v1 (in-toto), of the rules: TUF 1.0, sections 5.3 to 5.6, as far as they apply.
 """
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -35,6 +37,8 @@ RELEASE_TYPE = "application/vnd.hone.release+json"
 PLAN_TYPE = "application/vnd.hone.plan+json"
 DESIRED_TYPE = "application/vnd.hone.desired+json"
 MAX_PART = 256 * 1024 * 1024
+NOBODY = "-"
+"""In a group's `cameras`: no camera has this name."""
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,12 +166,43 @@ class Manifest(_Dated, frozen=True, kw_only=True):
     note: Annotated[str, Meta(max_length=2000)] = ""
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A second model that a camera runs beside its own, in spare time and for comparison alone.
+
+    release: its number. share: of all frames, drawn at random, that both models judge. ask: frames that the two call
+    by different labels become events, see `shared.policy.PAIR`.
+    """
+
+    release: Positive
+    share: Annotated[float, Meta(gt=0, le=1)]
+    ask: bool = False
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Which cameras run which release. cameras: `site/camera` names; empty means every other camera."""
+    """Which cameras run which release. A camera is in it that is named, or that has the labels and the place.
+
+    cameras: `site/camera` names. labels: a camera must have all of these among its own. percent: its place in this
+    release's order (`place_of`) must be below. With neither names nor labels nor percent: every other camera.
+    trial: what these cameras compare their model with. An older agent knows only `cameras`: where labels or percent
+    decide, these hold NOBODY, so that it takes the group for one of other cameras.
+    """
 
     name: Name
     release: Positive
     cameras: list[str] = []
+    labels: dict[str, str] = {}
+    percent: Annotated[float, Meta(ge=0, le=100)] | None = None
+    trial: Trial | None = None
+
+    def holds(self, camera: str, labels: Mapping[str, str]) -> bool:
+        """Whether a camera of this name, with these labels, is in the group."""
+        if camera in self.cameras:
+            return True
+        if not self.labels and self.percent is None:
+            return not self.cameras
+        have = labels_of(camera, labels)
+        labelled = all(have.get(name) == value for name, value in self.labels.items())
+        return labelled and (self.percent is None or place_of(self.release, camera) < self.percent)
 
 
 class Plan(_Dated, frozen=True, kw_only=True):
@@ -182,12 +217,9 @@ class Plan(_Dated, frozen=True, kw_only=True):
     groups: list[Group]
     triage: dict[str, Any] | None = None
 
-    def release_for(self, camera: str) -> int | None:
-        """The release this camera should run; None when the plan does not speak of it."""
-        for group in self.groups:
-            if not group.cameras or camera in group.cameras:
-                return group.release
-        return None
+    def group_for(self, camera: str, labels: Mapping[str, str]) -> Group | None:
+        """The first group that holds this camera; None when the plan does not speak of it."""
+        return next((one for one in self.groups if one.holds(camera, labels)), None)
 
 
 class Desired(_Dated, frozen=True, kw_only=True):
@@ -205,6 +237,20 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
     delegation: dict[str, Any]
     body: dict[str, Any]
+
+
+def labels_of(camera: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The labels by which a camera is grouped: its own, and `site`, the first part of its name."""
+    return {**own, "site": camera.partition("/")[0]}
+
+
+def place_of(release: int, camera: str) -> float:
+    """A camera's place in the order of a release, 0 to below 100: another order with each release, the same for ever.
+
+    The first 8 bytes of the SHA-256 of "release/camera", as a share of all that there are.
+    """
+    first = hashlib.sha256(f"{release}/{camera}".encode()).digest()[:8]
+    return int.from_bytes(first, "big") / 2**64 * 100
 
 
 @dataclass(frozen=True, slots=True)

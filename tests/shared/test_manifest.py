@@ -348,9 +348,9 @@ def test_a_number_that_failed_is_not_tried_again() -> None:
 
 
 def test_the_first_group_that_holds_a_camera_decides() -> None:
-    assert PLAN.release_for("site/cam-1") == 7
-    assert PLAN.release_for("site/cam-2") == 6
-    assert msgspec.structs.replace(PLAN, groups=PLAN.groups[:1]).release_for("site/cam-2") is None
+    assert PLAN.group_for("site/cam-1", {}) is PLAN.groups[0]
+    assert PLAN.group_for("site/cam-2", {}) is PLAN.groups[1]
+    assert msgspec.structs.replace(PLAN, groups=PLAN.groups[:1]).group_for("site/cam-2", {}) is None
 
 
 def test_parts_by_name() -> None:
