@@ -11,14 +11,19 @@ from sqlmodel import select
 from hub import int8, keys, named, release, repeat
 from hub.export import export_backbone
 from hub.run import execute
-from hub.tables import INT8, Embedding, Image, Release
+from hub.tables import INT8, Camera, Embedding, Image, Release, Rollout
+from shared import topics
+from shared.clock import SystemClock
 from shared.errors import ModelError
 from shared.golden import check, golden_outputs
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
-from shared.manifest import MAX_SIGNED, ModelSpec
+from shared.manifest import MAX_SIGNED, Group, ModelSpec
+from shared.messages import Want
 from shared.preprocess import Preprocess, decode, to_input
 from shared.references import decode as decode_references
+from tests.fakes.bus import FakeBroker, FakeBus
+from tests.fakes.listener import Recorder, wait_until
 from tests.fakes.models import mean_backbone
 from tests.hub.conftest import CACHE
 from tests.hub.making import CLASSES, NOW, add_image, picture
@@ -196,3 +201,67 @@ def test_without_the_setting_there_is_none(learned, pair):
         assert session.exec(select(Release)).one().number == 1
     assert "int8" not in get_run(store, 1).fit
     assert row.model["classes"] == CLASSES
+
+
+# -- what the hub publishes
+
+
+def published(store, pair, number):
+    """A publisher that has put a plan for this release, and all that it names, on a broker."""
+    with store.write() as session:
+        row = Rollout(project="cells", release=number, previous=0, stage="everyone", since=NOW)
+        release.sign_plan(session, row, [Group(name="all", release=number)], pair, now=NOW, days=90)
+    broker = FakeBroker()
+    bus = FakeBus(broker, "hub")
+    publisher = release.Publisher(store, bus, "cells", SystemClock())
+    bus.start(Recorder())
+    publisher.start()
+    publisher.everything()
+    return broker, publisher
+
+
+def named_on(broker):
+    """The blobs of which chunks are retained."""
+    return {topic.split("/")[2] for topic, data in broker.retained.items() if topic.startswith("hone/blob/") and data}
+
+
+def test_all_forms_of_all_variants_are_published_again_when_wanted_and_cleared(with_int8, clock, pair):
+    settings, store = with_int8
+    released(store, pair, 1)
+    execute(settings, store, queue(store), clock)
+    row = released(store, pair, 2)
+    spec = msgspec.convert(row.model, ModelSpec)
+    broker, publisher = published(store, pair, row.number)
+
+    def until(true, what):
+        wait_until(lambda: (broker.pump(), true())[1], what, seconds=30)
+
+    try:
+        until(lambda: topics.plan("cells") in broker.retained, "the plan")
+        assert named_on(broker) == {one.sha256 for one in spec.blobs()}
+        int8_only = {blob.sha256 for one in spec.parts("int8").values() for blob in (one, one.travelling())}
+        assert len(named_on(broker) & int8_only) == len(int8_only) > 4
+        packed = spec.int8.head.packed.sha256
+        del broker.retained[topics.blob(packed, 0)]
+        publisher.want(Want(sha256=packed, ranges=[(0, 3)]))
+        until(lambda: topics.blob(packed, 0) in broker.retained, "what was wanted")
+        with store.write() as session:
+            session.add(Camera(name="site/a", project="cells", release=2, first_seen=NOW, last_seen=NOW))
+            later = Rollout(project="cells", release=1, previous=0, stage="everyone", since=NOW)
+            release.sign_plan(session, later, [Group(name="all", release=1)], pair, now=NOW, days=90)
+        publisher.everything()
+        until(lambda: later.plan == broker.retained[topics.plan("cells")], "the next plan")
+        assert int8_only <= named_on(broker), "a camera says that it runs this release"
+        with store.write() as session:
+            session.get(Camera, "site/a").release = 1
+        publisher.everything()
+        until(lambda: not int8_only & named_on(broker), "the end of what nobody runs")
+        first = msgspec.convert(release_row(store, 1).model, ModelSpec)
+        assert {one.sha256 for one in first.blobs()} == named_on(broker)
+    finally:
+        publisher.stop()
+
+
+def release_row(store, number):
+    with store.read() as session:
+        return session.exec(select(Release).where(Release.number == number)).one()
