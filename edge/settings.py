@@ -77,7 +77,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
     variant: of releases that have an int8 one, from the next release on; "auto": int8 where float takes more than half
     of the time between two frames, see `edge.variant`.
-    labels: the camera's own, such as line = "3", by which a rollout may go.
+    labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
+    the one in use, whatever the plan says. trial_memory_mb: memory that must be free (MiB) before a second backbone.
     """
 
     camera: str
@@ -90,6 +91,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
     clock: Literal["auto", "trusted"] = "auto"
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    trial: Literal["auto", "off"] = "auto"
+    trial_memory_mb: Annotated[int, Meta(ge=0)] = 128
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False

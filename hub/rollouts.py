@@ -165,9 +165,9 @@ class Rollouts:
 
     def _step(self, session: Session, target: Rollout) -> None:
         before, settings = load(target), self._settings().rollout
-        evidence.note(session, self._project, before)
-        found = evidence.gather(session, self._project, before, settings)
-        if (told := evidence.to_row(found)) != target.evidence:
+        paused = bool(target.evidence.get("paused", False))
+        found, paused = evidence.look(session, self._project, before, settings, paused=paused)
+        if (told := evidence.to_row(found, paused=paused)) != target.evidence:
             target.evidence = told
             session.add(target)
         after = rollout.step(before, self._registry.cameras(self._project), found, settings, self._clock.utc())
