@@ -6,6 +6,7 @@ import pytest
 
 from edge.infer import ENOUGH
 from shared.files import sha256_hex
+from shared.manifest import Trial
 from tests.edge.reload.camera import ONE, TWO, Camera, MakeCamera, blobs, damage, pass_time, wants
 from tests.fakes.bus import FakeBroker
 from tests.fakes.clock import FakeClock
@@ -114,3 +115,24 @@ def test_a_packed_part_that_is_damaged_on_its_way_is_fetched_again(
     assert wants(broker)[-1].sha256 == sha256_hex(packed.blobs()[-1]), "what travels is asked for"
     hub.answer(wants(broker)[-1])
     pass_time(camera, clock, lambda: camera.release == 1, "the release")
+
+
+@pytest.mark.parametrize("setting", ["int8", "float"])
+def test_a_release_is_tried_in_the_variant_of_the_one_in_use(
+    hub: Registry, make_camera: MakeCamera, setting: str
+) -> None:
+    """Like is compared with like, and with the same backbone the other head is all that comes."""
+    other = replace(INT8, head=ONE.head, probabilities=parts(size=16, beta=1).probabilities)
+    hub.release(1, BOTH)
+    hub.plan(1)
+    camera = make_camera(variant=setting)
+    camera.wait_release(1)
+    camera.reload.ran_well(trial=False)
+    camera.asked.clear()
+    hub.release(2, replace(TWO, int8=other))
+    hub.plan(1, trial=Trial(release=2, share=1.0))
+    wait_until(lambda: camera.trial.runs, "the other one beside")
+    camera.rest()
+    assert camera.reload._shelf.state.trial is not None
+    assert camera.reload._shelf.state.trial.variant == setting
+    assert blobs(camera.asked) == {sha256_hex(other.head if setting == "int8" else TWO.head)}
