@@ -61,7 +61,8 @@ class Plant:
         config.write_text(
             f'state = "hub"\ncache = "{cache}"\n[project]\nname = "cells"\nclasses = ["good", "defective"]\n'
             f'[mqtt]\nport = {self.broker.port}\nusername = "hub"\npassword_file = "{self.broker.folder}/clear/hub"\n'
-            "[rollout]\ncanary = 0\n[retrain]\nevery_labels = 0\nauto_release = false\n[web]\nport = 0\n"
+            "[rollout]\nshadow = 0\ncanary = 0\nquality = false\ngroups = []\nsoak_s = 0\n"
+            "[retrain]\nevery_labels = 0\nauto_release = false\n[web]\nport = 0\n"
         )
         self.settings = read(config)
         keys.make(self.settings.state_folder / "keys", self.clock)
@@ -79,7 +80,7 @@ class Plant:
 
     def learn(self, cells, name):
         """Import labelled cells."""
-        lay_out(cells, self.folder / name, by_class=True)
+        lay_out(cells, self.folder / name)
         kind = "holdout" if name == "holdout" else "train"
         import_folder(self.settings, self.store, self.folder / name, kind, self.clock, progress=lambda *_: None)
 
