@@ -8,6 +8,7 @@
     verifying | all good, swapped between two frames | running
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
+    any       | a pack came and no plan is known     | verifying
 
 Nothing is loaded that was not signed, hashed and checked. All that takes milliseconds is done in the frame loop's
 spare time (`edge.spare`). A plan may also say how to triage (`Reload.policy`); the
@@ -26,29 +27,38 @@ import numpy as np
 
 from edge.fetch import Fetch
 from edge.infer import Engine, Facts, Running
+from edge.pack import PackFile
 from edge.priority import lower_priority
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
+from edge.trust import Trust
+from edge.unpack import unpack
 from shared import references, topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError, SettingError
+from shared.errors import (
+    ExpiredError,
+    HoneError,
+    ImageError,
+    ManifestError,
+    ModelError,
+    PartError,
+    ReloadError,
+    SettingError,
+)
 from shared.golden import check as check_golden
 from shared.golden import decode as decode_golden
 from shared.litert import Model, Part
 from shared.manifest import (
     DESIRED_TYPE,
+    MAX_CHUNK,
+    MAX_SIGNED,
     PLAN_TYPE,
     RELEASE_TYPE,
-    B,
     Desired,
     Manifest,
-    Opened,
     Plan,
-    Reader,
-    check_delegation,
     check_number,
-    open_signed,
 )
 from shared.messages import ReloadState, Want, encode
 from shared.policy import TriageSettings, from_wire
@@ -57,6 +67,8 @@ log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
+INBOX = 64
+"""Messages that may wait for the thread, some times what it asks for: whoever publishes more fills no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +102,6 @@ class Reload:
     ) -> None:
         self._camera = settings.camera
         self._project = settings.project
-        self._root = settings.root_key
         self._threads = settings.threads
         self._bus = bus
         self._engine = engine
@@ -100,6 +111,8 @@ class Reload:
         self._changed = changed
         self._spare = engine.spare
         self._shelf = Shelf(settings.state_folder / "models", pause=engine.spare.wait)
+        self._trust = Trust(settings, shelf=self._shelf, clock=clock, clock_trusted=clock_trusted)
+        self._unsigned = settings.packs_unsigned
         self._fetch = Fetch(
             self._camera, bus=bus, shelf=self._shelf, errors=errors, thin=settings.link.thin, goodput=goodput
         )
@@ -111,6 +124,7 @@ class Reload:
         self._failing = 0  # the one that was wanted when the last error came
         self._began = 0.0
         self._heard = 0.0
+        self._overdue = 0  # number of the plan of which it was said that no newer one came in time
         self.state = ReloadState(state="idle")
         self.policy = Policy()
 
@@ -130,20 +144,27 @@ class Reload:
     def plan(self, data: bytes) -> None:
         """The plan arrived; empty bytes mean that the broker's copy was cleared."""
         if data:
-            self._tell(lambda: self._take_plan(data), abandon=False)
+            self._hear(self._take_plan, data[: MAX_SIGNED + 1], abandon=False)
 
     def manifest(self, number: int, data: bytes) -> None:
         """A release's manifest arrived."""
-        self._tell(lambda: self._take_manifest(number, data))
+        self._hear(lambda cut: self._take_manifest(number, cut), data[: MAX_SIGNED + 1])
 
     def desired(self, data: bytes) -> None:
         """An exception for this camera arrived; a cleared topic changes nothing, a signed release 0 ends it."""
         if data:
-            self._tell(lambda: self._take_desired(data), abandon=False)
+            self._hear(self._take_desired, data[: MAX_SIGNED + 1], abandon=False)
 
     def chunk(self, sha256: str, index: int, data: bytes) -> None:
         """A retained chunk of a part arrived; empty bytes mean the broker's copy was cleared."""
-        self._tell(lambda: self._take_chunk(sha256, index, data))
+        self._hear(lambda cut: self._take_chunk(sha256, index, cut), data[: MAX_CHUNK + 1])
+
+    def bring(self, pack: PackFile, told: Callable[[bool, str], None]) -> None:
+        """A pack came. told: called once, in the reload thread, with whether it was taken, and what comes of it.
+
+        Its release runs at once where no plan or exception names another one; else it waits on the shelf for its plan.
+        """
+        self._tell(lambda: self._take_pack(pack, told), abandon=False)
 
     def ran_well(self) -> None:
         """The model in use has run for a while without killing the agent."""
@@ -163,6 +184,13 @@ class Reload:
 
     def _tell(self, step: Callable[[], None], *, abandon: bool = True) -> None:
         self._inbox.put(lambda: self._guard(step, abandon=abandon))
+
+    def _hear(self, step: Callable[[bytes], None], data: bytes, *, abandon: bool = True) -> None:
+        """`_tell` for what came from the broker, which nobody need have signed."""
+        if self._inbox.qsize() >= INBOX:
+            self._errors["flood"] += 1
+            return
+        self._tell(lambda: step(data), abandon=abandon)
 
     def _run(self) -> None:
         lower_priority()
@@ -229,21 +257,14 @@ class Reload:
             else:
                 return
 
-    def _reader(self) -> Reader:
-        return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
-
-    def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
-        """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
-        opened = open_signed(data, payload_type, kind, self._reader())
-        check_delegation(opened.delegation, self._shelf.state.delegation_floor)
-        return opened
-
     def _take_plan(self, data: bytes) -> None:
-        opened = self._open(data, PLAN_TYPE, Plan)
+        opened = self._trust.open(data, PLAN_TYPE, Plan)
         check_number("plan", opened.body.number, self._shelf.state.plan_floor)
-        self._shelf.raise_floors(plan_floor=opened.body.number, delegation_floor=opened.delegation)
+        self._trust.accept(opened, plan_floor=opened.body.number)
         self._plan = opened.body
         self._take_policy(opened.body.triage)
+        if self.state.state in ("idle", "running"):
+            self._set(reason=self._waiting())
         self._follow()
 
     def _take_policy(self, told: dict[str, Any] | None) -> None:
@@ -260,19 +281,20 @@ class Reload:
         self._changed()
 
     def _take_desired(self, data: bytes) -> None:
-        opened = self._open(data, DESIRED_TYPE, Desired)
+        opened = self._trust.open(data, DESIRED_TYPE, Desired)
         desired = opened.body
         check_number("desired", desired.number, self._shelf.state.desired_floor)
-        self._shelf.change(desired_floor=desired.number, delegation_floor=opened.delegation, desired=desired.release)
+        self._shelf.change(desired=desired.release)
+        self._trust.accept(opened, desired_floor=desired.number)
         self._follow()
 
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
-        number = self._shelf.state.desired or (self._plan.release_for(self._camera) if self._plan else None)
+        number = self._named()
         running = self._engine.running
         if number is None or number == self._wanted:
             return
-        if running is not None and running.release == number:
+        if running is not None and running.release == number and not self._shelf.state.distrusted:
             if self._wanted:
                 self._give_up()
                 self._wanted = 0
@@ -283,22 +305,60 @@ class Reload:
             self._failing = number
             self._set(state="failed", release=number)
         check_number("release", number, self._shelf.state.floor, failed)
+        self._go_after(number)
+        self._bus.subscribe([topics.release(self._project, number)])
+
+    def _named(self) -> int | None:
+        """The release that the exception or the plan names."""
+        return self._shelf.state.desired or (self._plan.release_for(self._camera) if self._plan else None)
+
+    def _go_after(self, number: int) -> None:
         self._give_up()
-        self._wanted, self._manifest = number, None
+        self._wanted = number
         self._began = self._heard = self._clock.monotonic()
         self._set(state="fetching", release=number, percent=0.0, reason="")
-        self._bus.subscribe([topics.release(self._project, number)])
+
+    def _take_pack(self, pack: PackFile, told: Callable[[bool, str], None]) -> None:
+        """Check a pack as if it came from the broker and put its parts on the shelf; then it runs, or waits."""
+        try:
+            manifest = unpack(pack, trust=self._trust, shelf=self._shelf, unsigned=self._unsigned)
+        except (HoneError, OSError) as error:
+            told(False, str(error))
+            raise
+        number, running = manifest.number, self._engine.running
+        if running is not None and running.release == number:
+            told(True, f"release {number} runs already")
+        elif self._named() not in (None, number):
+            self._shelf.change(brought=Kept(release=number, model=manifest.model))
+            log.info("reload: %s", self._waiting())
+            self._set(reason=self._waiting())
+            told(True, self._waiting())
+        else:
+            self._go_after(number)
+            self._guard(lambda: self._begin(manifest))
+            failed = self.state.state == "failed"
+            told(not failed, self.state.reason if failed else f"release {number} runs")
+
+    def _waiting(self) -> str:
+        """What is to be said while nothing is wrong: that a pack waits for its plan, or nothing."""
+        brought = self._shelf.state.brought
+        if brought is None:
+            return ""
+        return f"release {brought.release} was brought by a pack and waits for its plan, which names {self._named()}"
 
     def _take_manifest(self, number: int, data: bytes) -> None:
         if number != self._wanted or self._manifest is not None or not data:
             return
-        opened = self._open(data, RELEASE_TYPE, Manifest)
+        opened = self._trust.open(data, RELEASE_TYPE, Manifest)
         manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
         check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
-        self._shelf.raise_floors(delegation_floor=opened.delegation)
+        self._trust.accept(opened)
         self._bus.unsubscribe([topics.release(self._project, number)])
+        self._begin(manifest)
+
+    def _begin(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._heard = self._clock.monotonic()
         self._fetch.begin(manifest.model.parts().values())
@@ -376,6 +436,7 @@ class Reload:
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
         now = self._clock.monotonic()
+        self._guard(self._notice_silence, abandon=False)
         if not self._wanted:
             if self.state.state == "failed" and now - self._heard > RETRY:
                 self._heard = now
@@ -390,6 +451,18 @@ class Reload:
             self._bus.publish(topics.want(self._camera), encode(want))
         self._fetch.remind()
         self._advance()
+
+    def _notice_silence(self) -> None:
+        """Say once that a plan has expired and no newer one came: the hub signs anew at half time, if it is heard."""
+        plan, reader = self._plan, self._trust.reader()
+        if plan is None or not reader.clock_trusted or plan.expires > reader.now or self._overdue == plan.number:
+            return
+        self._overdue = plan.number
+        raise ExpiredError(
+            f"expired at {plan.expires:%Y-%m-%d %H:%M} UTC, and no newer one came",
+            subject=f"plan {plan.number}",
+            remedy="Is the hub running, and does somebody hold its plans back?",
+        )
 
     def _give_up(self) -> None:
         """Stop waiting for whatever was on its way; complete parts stay on the shelf."""

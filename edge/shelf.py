@@ -5,7 +5,8 @@ that was started MAX_STARTS times without ever being good is left for the one be
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
-    followed, as it came.
+    followed, as it came. keys: public keys of the last delegation accepted. signed: the latest time at which something
+    accepted was signed. distrusted: `current` was signed by a key that has been taken back since. brought: a release
+    that a pack brought and that waits for its plan.
     """
 
     floor: int = 0
@@ -49,6 +52,10 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     good: int = 0
     triage: dict[str, Any] | None = None
+    keys: tuple[str, ...] = ()
+    signed: datetime = datetime.fromtimestamp(0, UTC)
+    distrusted: bool = False
+    brought: Kept | None = None
 
 
 class Shelf:
@@ -82,10 +89,24 @@ class Shelf:
         self.state = msgspec.structs.replace(self.state, **fields)
         write_atomic(self._file, msgspec.json.encode(self.state))
 
-    def raise_floors(self, **floors: int) -> None:
-        """Remember numbers that were accepted, durably; nothing is written where none of them has grown."""
-        if any(number > getattr(self.state, name) for name, number in floors.items()):
-            self.change(**floors)
+    def raise_floors(self, **floors: int | datetime) -> None:
+        """Remember numbers and times that were accepted, durably; nothing is written where none of them has grown."""
+        grown = {name: one for name, one in floors.items() if one > getattr(self.state, name)}
+        if grown:
+            self.change(**grown)
+
+    def take_back(self, delegation: int, keys: tuple[str, ...]) -> None:
+        """Forget all that was signed by keys which `delegation` no longer names; the model in use stays until another
+        one comes, and is not gone back to.
+        """
+        empty = ShelfState()
+        fields = ("floor", "plan_floor", "desired_floor", "desired", "previous", "failed", "trying", "tries", "good")
+        self.change(
+            **{name: getattr(empty, name) for name in (*fields, "signed", "brought")},
+            delegation_floor=delegation,
+            keys=keys,
+            distrusted=self.state.current is not None,
+        )
 
     def has(self, part: PartSpec) -> bool:
         """Whether a part is whole on disk; a damaged one is removed."""
@@ -133,14 +154,18 @@ class Shelf:
 
     def adopt(self, kept: Kept) -> None:
         """This release runs now; the one before is kept to go back to, parts of older ones are deleted."""
-        before = self.state.current if self.state.current and self.state.current.release != kept.release else None
-        self.change(current=kept, previous=before or self.state.previous, starts=0, trying=0, tries=0)
-        used = {
-            part.sha256
-            for one in (self.state.current, self.state.previous)
-            if one is not None
-            for part in one.model.parts().values()
-        }
+        state = self.state
+        before = state.current if state.current and state.current.release != kept.release else None
+        previous = None if state.distrusted else before or state.previous
+        brought = state.brought if state.brought and state.brought.release > kept.release else None
+        self.change(current=kept, previous=previous, brought=brought, starts=0, trying=0, tries=0, distrusted=False)
+        self.sweep()
+
+    def sweep(self, wanted: Iterable[PartSpec] = ()) -> None:
+        """Delete the parts of releases that are not in use, gone back to, brought or wanted."""
+        kept = (self.state.current, self.state.previous, self.state.brought)
+        used = {part.sha256 for one in kept if one is not None for part in one.model.parts().values()}
+        used |= {one.sha256 for one in wanted}
         for path in self._parts.iterdir():
             if path.name not in used:
                 path.unlink()

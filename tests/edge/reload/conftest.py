@@ -37,7 +37,7 @@ def make_camera(
 ) -> Iterator[MakeCamera]:
     made: list[Camera] = []
 
-    def make(*, connect: bool = True, trusted: bool = True) -> Camera:
+    def make(*, connect: bool = True, trusted: bool = True, **fields: object) -> Camera:
         for one in made:
             one.stop()
         bus, engine, errors = FakeBus(broker, f"camera-{len(made)}"), Engine(), Counter[str]()
@@ -52,7 +52,7 @@ def make_camera(
 
         bus.subscribe = noted  # type: ignore[method-assign, assignment]
         reload = Reload(
-            make_settings(), bus=bus, engine=engine, clock=clock, errors=errors, clock_trusted=lambda: trusted
+            make_settings(**fields), bus=bus, engine=engine, clock=clock, errors=errors, clock_trusted=lambda: trusted
         )
         wires = Wires(bus, reload=reload)
         stop = threading.Event()
