@@ -18,6 +18,9 @@ THIN_KEEPALIVE = 60
 """Seconds between two pings on a thin link, where nothing else is set."""
 
 
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,63}\Z")]
+
+
 class CaptureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where frames come from.
 
@@ -73,6 +76,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
     packs: folder into which releases are carried by hand (`hone-hub pack`); empty: none. packs_unsigned: also take
     packs that nobody signed; for laboratories alone.
+    labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
+    the one in use, whatever the plan says. trial_memory_mb: memory that must be free (MiB) before a second backbone.
     """
 
     camera: str
@@ -84,6 +89,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     threads: Annotated[int, Meta(ge=1, le=64)] = 1
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
     clock: Literal["auto", "trusted"] = "auto"
+    labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    trial: Literal["auto", "off"] = "auto"
+    trial_memory_mb: Annotated[int, Meta(ge=0)] = 128
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False

@@ -18,6 +18,8 @@ from shared.manifest import ModelSpec, PartSpec
 
 log = logging.getLogger(__name__)
 MAX_STARTS = 3
+WELL_FRAMES, WELL_SECONDS = 100, 30.0
+"""After so many frames, or so long, a release counts as one that does not kill the agent."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     release: int
     model: ModelSpec
+
+
+class Reverted(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that was left after it had been in use, and why."""
+
+    release: int
+    reason: str
 
 
 class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +45,9 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
     followed, as it came. keys: public keys of the last delegation accepted. signed: the latest time at which something
     accepted was signed. distrusted: `current` was signed by a key that has been taken back since. brought: a release
-    that a pack brought and that waits for its plan.
+    that a pack brought and that waits for its plan. trial: the last release that was tried beside another one, and
+    trial_starts: how often since it was last known to be good. reverted: the release that was left last, until another
+    one is adopted.
     """
 
     floor: int = 0
@@ -56,6 +67,9 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     signed: datetime = datetime.fromtimestamp(0, UTC)
     distrusted: bool = False
     brought: Kept | None = None
+    trial: Kept | None = None
+    trial_starts: int = 0
+    reverted: Reverted | None = None
 
 
 class Shelf:
@@ -99,14 +113,11 @@ class Shelf:
         """Forget all that was signed by keys which `delegation` no longer names; the model in use stays until another
         one comes, and is not gone back to.
         """
-        empty = ShelfState()
-        fields = ("floor", "plan_floor", "desired_floor", "desired", "previous", "failed", "trying", "tries", "good")
-        self.change(
-            **{name: getattr(empty, name) for name in (*fields, "signed", "brought")},
-            delegation_floor=delegation,
-            keys=keys,
-            distrusted=self.state.current is not None,
+        state = self.state
+        self.state = ShelfState(
+            current=state.current, starts=state.starts, triage=state.triage, distrusted=state.current is not None
         )
+        self.change(delegation_floor=delegation, keys=keys)
 
     def has(self, part: PartSpec) -> bool:
         """Whether a part is whole on disk; a damaged one is removed."""
@@ -140,7 +151,9 @@ class Shelf:
 
     def fail(self, release: int) -> None:
         """Never try this release again; the last 100 are remembered."""
-        self.change(trying=0, tries=0, failed=[*(one for one in self.state.failed if one != release), release][-100:])
+        trial = self.state.trial if self.state.trial and self.state.trial.release != release else None
+        failed = [*(one for one in self.state.failed if one != release), release][-100:]
+        self.change(trying=0, tries=0, failed=failed, trial=trial)
 
     def try_release(self, release: int) -> None:
         """Mark, durably, that a release is about to be loaded for the first time.
@@ -153,17 +166,48 @@ class Shelf:
         self.change(trying=release, tries=tries)
 
     def adopt(self, kept: Kept) -> None:
-        """This release runs now; the one before is kept to go back to, parts of older ones are deleted."""
+        """This release runs now; the one before is kept to go back to, and one that is tried and newer.
+
+        Parts of others are deleted.
+        """
         state = self.state
         before = state.current if state.current and state.current.release != kept.release else None
         previous = None if state.distrusted else before or state.previous
+        trial = state.trial if state.trial and state.trial.release > kept.release else None
         brought = state.brought if state.brought and state.brought.release > kept.release else None
-        self.change(current=kept, previous=previous, brought=brought, starts=0, trying=0, tries=0, distrusted=False)
+        fresh = {"starts": 0, "trying": 0, "tries": 0, "reverted": None, "distrusted": False}
+        self.change(current=kept, previous=previous, trial=trial, brought=brought, **fresh)
         self.sweep()
 
+    def find(self, release: int) -> Kept | None:
+        """A release, beside the one in use, whose parts are here."""
+        state = self.state
+        return next((one for one in (state.trial, state.previous) if one and one.release == release), None)
+
+    def keep_trial(self, kept: Kept) -> None:
+        """Keep the parts of this release, which is to be tried beside the one in use; those of the last go."""
+        if self.state.trial != kept:
+            self.change(trial=kept, trial_starts=0)
+        self.sweep()
+
+    def start_trial(self) -> None:
+        """Mark, durably, that the release of the trial is about to be loaded beside the one in use.
+
+        PartError when that ended the agent MAX_STARTS times before it had judged enough frames.
+        """
+        if self.state.trial_starts >= MAX_STARTS:
+            release = self.state.trial.release if self.state.trial else 0
+            raise PartError(f"ended the agent {MAX_STARTS} times on trial", subject=f"release {release}")
+        self.change(trial_starts=self.state.trial_starts + 1)
+
+    def trial_ran_well(self) -> None:
+        """The release of the trial has proven that it does not kill the agent."""
+        if self.state.trial_starts:
+            self.change(trial_starts=0)
+
     def sweep(self, wanted: Iterable[PartSpec] = ()) -> None:
-        """Delete the parts of releases that are not in use, gone back to, brought or wanted."""
-        kept = (self.state.current, self.state.previous, self.state.brought)
+        """Delete the parts of releases that are not in use, gone back to, tried, brought or wanted."""
+        kept = (self.state.current, self.state.previous, self.state.trial, self.state.brought)
         used = {part.sha256 for one in kept if one is not None for part in one.model.parts().values()}
         used |= {one.sha256 for one in wanted}
         for path in self._parts.iterdir():
@@ -177,9 +221,13 @@ class Shelf:
         """
         state = self.state
         if state.current is not None and state.current.release != state.good and state.starts >= MAX_STARTS:
-            log.error("release %d never ran well in %d starts; going back", state.current.release, state.starts)
-            self.fail(state.current.release)
-            self.change(current=state.previous, previous=None, starts=0)
+            left = Reverted(
+                release=state.current.release,
+                reason=f"release {state.current.release} never ran well in {state.starts} starts and was left",
+            )
+            log.error("%s", left.reason)
+            self.fail(left.release)
+            self.change(current=state.previous, previous=None, starts=0, reverted=left)
         if self.state.current is not None:
             self.change(starts=self.state.starts + 1)
         return self.state.current

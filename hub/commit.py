@@ -32,7 +32,7 @@ from sqlmodel import Session
 from hub import lost, previews
 from hub.segments import Place
 from hub.store import Store
-from hub.tables import Blob, Image, Preview, Skew, Tombstone, table_of
+from hub.tables import Blob, Image, Pair, Preview, Skew, Tombstone, table_of
 from shared.clock import Clock
 from shared.errors import MessageError, StoreError
 from shared.transfer import Complete, Held
@@ -58,6 +58,7 @@ _IMAGES = sqlalchemy.insert(table_of(Image)).values(
     label=null(),
     decided=false(),
 )
+_PAIRS = sqlalchemy.insert(table_of(Pair))
 _SKEWS = sqlalchemy.insert(table_of(Skew)).from_select(
     ["camera", "event_id", "vector"],
     sqlalchemy.select(table_of(Preview).c.camera, table_of(Preview).c.event_id, table_of(Preview).c.embedding).where(
@@ -253,6 +254,8 @@ class Committer:
             connection.execute(_SKEWS, came)
         if said := [row for one in batch if one.event.embedding and _key(one) not in bereft for row in _skew(one)]:
             connection.execute(self._skews, said)
+        if pairs := [row for one in batch if _key(one) not in bereft for row in _pair(one)]:
+            connection.execute(_PAIRS, pairs)
         connection.execute(_PREVIEWS, keys)
         if bereft:
             with Session(connection) as session:
@@ -275,6 +278,16 @@ def _skew(one: Complete) -> list[dict[str, object]]:
         log.warning("the embedding of event %s of %s is left out: %s", one.event.id, one.camera, error.what)
         return []
     return [{"camera": one.camera, "event_id": one.event.id, "vector": vector}]
+
+
+def _pair(one: Complete) -> list[dict[str, object]]:
+    """What the two models of a trial said of an image; none where there was one model."""
+    event, rival = one.event, one.event.rival
+    if rival is None:
+        return []
+    said = {"release": event.release, "label": event.label, "other": rival.release, "other_label": rival.label}
+    place = {"trial": rival.trial, "number": rival.number}
+    return [{"camera": one.camera, "event_id": event.id, "project": event.project, **said, **place}]
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

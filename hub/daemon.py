@@ -15,17 +15,18 @@ from pathlib import Path
 import msgspec
 from sqlmodel import Session, col, select
 
-from hub import epoch, keys, previews, release, repeat, retrain, rollout, watch
+from hub import epoch, keys, previews, release, repeat, retrain, watch
 from hub.collect import Collector
 from hub.drift import drifted
 from hub.label import Desk
 from hub.lease import Claims
 from hub.policies import Policies
 from hub.registry import Registry, labels_since_run
+from hub.rollouts import Rollouts
 from hub.runs import Runs
 from hub.settings import HubSettings
 from hub.store import STOP_S, Store
-from hub.tables import Preview, Release, Rollout, Run
+from hub.tables import Preview, Release, Run
 from hub.verify import Verifier
 from hub.web.actions import HubState
 from shared import topics
@@ -37,7 +38,6 @@ from shared.litert import Part
 from shared.manifest import ModelSpec
 from shared.messages import HubStatus, Reported, Status, Want, decode, encode
 from shared.mqtt import PahoBus
-from shared.policy import to_wire
 from shared.topics import CameraTopic
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,6 @@ class Daemon:
         self._errors: Counter[str] = Counter()
         self._key_folder = settings.state_folder / "keys"
         self._keys_of = keys.changed_at(self._key_folder)
-        self._keys = keys.load(self._key_folder)
         will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
         self._bus = PahoBus(settings.mqtt, client_id=f"hone/hub/{settings.name}", will=will)
         self._registry = Registry(store, clock)
@@ -81,8 +80,22 @@ class Daemon:
         self._verifier = Verifier(store, settings.project.preprocess, self._backbone, self._errors)
         self._publisher = release.Publisher(store, self._bus, self._project, clock)
         self._policies = Policies(settings, store, clock)
+        self._rollouts = Rollouts(
+            store,
+            self._project,
+            keys.load(self._key_folder),
+            self._registry,
+            clock,
+            settings=self._policies.now,
+            changed=self._publisher.everything,
+        )
         self.desk = Desk(
-            store, self._project, settings.project.classes, clock, settings=lambda: self._policies.now().label
+            store,
+            self._project,
+            settings.project.classes,
+            clock,
+            settings=lambda: self._policies.now().label,
+            settle=lambda: self._policies.now().rollout.settle,
         )
         self._runs = Runs(self._project, config, settings.cache_folder, store, clock)
         self._embedder: tuple[str, Part] | None = None
@@ -269,33 +282,7 @@ class Daemon:
                 select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
             ).first()
         if released is None and run.against == (newest.number if newest else 0):
-            self._release(run, f"automatic: {run.reason}")
-
-    def _release(self, run: Run, note: str) -> int:
-        """Sign, number, begin the rollout and publish."""
-        model = release.model_of(run, self._store)
-        cameras = self._registry.cameras(self._project)
-        settings = self._policies.now()
-        now, days = self._clock.utc(), settings.rollout.days
-        with self._store.write() as session:
-            row = release.create(session, run, model, self._keys, now=now, days=days, note=note)
-            before = session.exec(
-                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
-            ).first()
-            previous = 0
-            if before is not None:
-                # What everyone runs meanwhile: the last release that got past its canaries.
-                previous = before.release if before.stage in ("everyone", "done") else before.previous
-                if before.stage != "done":
-                    before.state = "superseded"
-                    session.add(before)
-            progress = rollout.begin(row.number, previous, cameras, settings.rollout, now)
-            target = Rollout(project=self._project, release=row.number, since=now)
-            _save(target, progress)
-            self._sign_plan(session, target, progress, settings)
-        log.info("release %d: run %d, %d bytes, %d of them new", row.number, run.id or 0, row.size, row.new_bytes)
-        self._publisher.everything()
-        return row.number
+            self._rollouts.release(run, f"automatic: {run.reason}")
 
     def _mind_the_epoch(self) -> None:
         """A restore may begin a new epoch while we run: what the broker retains is of the one before."""
@@ -308,70 +295,16 @@ class Daemon:
         """`hone-hub keys` may rotate or revoke while we run: what is in use is signed anew then, see `_roll_out`."""
         changed = keys.changed_at(self._key_folder)
         if changed not in (0, self._keys_of):
-            self._keys = keys.load(self._key_folder)
+            found = keys.load(self._key_folder)
+            self._rollouts.use(found)
             self._keys_of = changed
-            log.warning("delegation %d is in force, of key %s", self._keys.number, self._keys.delegated[0])
+            log.warning("delegation %d is in force, of key %s", found.number, found.delegated[0])
 
     def _roll_out(self) -> None:
-        """Move the rollout on; nothing moves while the fleet is out of sight.
-
-        Signatures are renewed at half time, after a restore from a backup, and where cameras would refuse the plan.
-        """
-        if not self._bus.online:
-            return
-        cameras = self._registry.cameras(self._project)
-        settings = self._policies.now()
-        now, days = self._clock.utc(), settings.rollout.days
-        with self._store.write() as session:
-            target = session.exec(
-                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
-            ).first()
-            if target is None:
-                self._restored = False
-                return
-            before = _load(target)
-            after = rollout.step(before, cameras, settings.rollout, now)
-            half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=days) / 2
-            why = "the database was restored" if self._restored else release.refused(session, target, self._keys)
-            stale = half or bool(why)
-            other = release.triage_of(target) != (None if settings.triage is None else to_wire(settings.triage))
-            if after == before and not stale and not other:
-                return
-            if after.stage != before.stage or after.held != before.held:
-                log.info("rollout of release %d: %s, %s", after.release, after.stage, after.reason)
-            _save(target, after)
-            if stale:
-                for row in session.exec(
-                    select(Release).where(
-                        Release.project == self._project,
-                        col(Release.number).in_([after.release, after.previous]),
-                    )
-                ):
-                    release.renew(row, self._keys, now=now, days=days)
-                    session.add(row)
-            fresh = stale or other or rollout.groups(after) != rollout.groups(before)
-            if fresh:
-                self._sign_plan(session, target, after, settings)
-            if other:
-                log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
-            session.add(target)
-        if why:
-            log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
-        self._restored = False
-        if fresh:
-            self._publisher.everything()
-
-    def _sign_plan(self, session: Session, target: Rollout, progress: rollout.Progress, settings: HubSettings) -> None:
-        """A new plan for a rollout, with the triage settings that the cameras shall follow."""
-        release.sign_plan(
-            session,
-            target,
-            rollout.groups(progress),
-            self._keys,
-            now=self._clock.utc(),
-            days=settings.rollout.days,
-            triage=settings.triage,
-        )
+        """Move the rollout on; nothing moves while the fleet is out of sight."""
+        if self._bus.online:
+            self._rollouts.look(restored=self._restored)
+            self._restored = False
 
     def _fetch(self) -> None:
         """The fetch policy: so many images an hour of those that cameras hold."""
@@ -453,26 +386,39 @@ class Daemon:
             self._runs.make_way()
             return repeat.again(self._policies.now(), self._store, run_id, self._clock)
 
-    def release_run(self, run_id: int, note: str) -> int:
-        """Release the model of a finished run; returns the release number."""
+    def release_run(self, run_id: int, note: str, start: bool = True) -> int:
+        """Release the model of a finished run; returns its number. start: its rollout begins when its turn comes."""
         with self._lock:
             with self._store.read() as session:
                 run = session.get(Run, run_id)
             if run is None:
                 raise TrainError("does not exist", subject=f"run {run_id}")
-            return self._release(run, note)
+            return self._rollouts.release(run, note, start=start)
 
     def resume_rollout(self) -> None:
-        """Let a held rollout go on."""
-        cameras, settings = self._registry.cameras(self._project), self._policies.now()
-        with self._lock, self._store.write() as session:
-            target = session.exec(
-                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
-            ).first()
-            if target is None or target.state != "held":
-                raise TrainError("there is no held rollout", subject=f"project {self._project}")
-            _save(target, rollout.resume(_load(target), cameras, settings.rollout, self._clock.utc()))
-            session.add(target)
+        """Let a held rollout go on, or a draft begin."""
+        with self._lock:
+            self._rollouts.resume()
+
+    def pause_rollout(self) -> None:
+        """Hold the rollout under way."""
+        with self._lock:
+            self._rollouts.pause()
+
+    def promote_rollout(self) -> None:
+        """Let the rollout under way into its next stage, whatever has been proven."""
+        with self._lock:
+            self._rollouts.promote()
+
+    def abort_rollout(self, why: str) -> None:
+        """End the rollout under way; what is in use goes back to the model before."""
+        with self._lock:
+            self._rollouts.abort(why)
+
+    def exempt(self, camera: str, release: int, reason: str, operator: str) -> None:
+        """One release for one camera, whatever the plan says; release 0 ends that."""
+        with self._lock:
+            self._rollouts.exempt(camera, release, reason, operator)
 
     def ask_preview(self, preview_id: int) -> None:
         """Have the image of a preview sent, as soon as its camera is there. Nothing where it is gone or stored."""
@@ -511,25 +457,3 @@ def _facts(session: Session, settings: HubSettings, drift: Sequence[str]) -> ret
         failed=failed,
         drift=drift,
     )
-
-
-def _load(row: Rollout) -> rollout.Progress:
-    stage: rollout.Stage = "done" if row.stage == "done" else "canary" if row.stage == "canary" else "everyone"
-    return rollout.Progress(
-        release=row.release,
-        previous=row.previous,
-        stage=stage,
-        since=row.since,
-        canaries=tuple(row.cameras),
-        held=row.state == "held",
-        reason=row.reason,
-        healthy_since=row.healthy_since,
-        forgiven=tuple(row.forgiven),
-    )
-
-
-def _save(row: Rollout, progress: rollout.Progress) -> None:
-    row.release, row.previous, row.stage = progress.release, progress.previous, progress.stage
-    row.since, row.healthy_since, row.reason = progress.since, progress.healthy_since, progress.reason
-    row.cameras, row.forgiven = list(progress.canaries), list(progress.forgiven)
-    row.state = "held" if progress.held else "running"

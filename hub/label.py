@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session, col, func, select
 
-from hub import again
+from hub import again, evidence
 from hub.decisions import undone
 from hub.queue import Planner, waits
 from hub.settings import LabelSettings
@@ -30,16 +30,21 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An image to ask about. ask: why, as in table `Label`; with anything but "" what was said of it stays hidden."""
+    """An image to ask about. ask: why, as in table `Label`; with anything but "" what was said of it stays hidden.
+
+    urgent: the rollout under way waits for it, since two releases differ on it.
+    """
 
     image: Image
     ask: again.Ask
+    urgent: bool = False
 
 
 class Desk:
     """The operators' desk of one project: hands out images and takes decisions. Safe to use from several threads.
 
-    settings: asked before each batch is chosen, so that another order holds from the next batch on.
+    settings: asked before each batch is chosen, so that another order holds from the next batch on. settle: share of
+    the frames on which two releases differ that a rollout waits for, see `hub.evidence`: these come before all others.
     """
 
     def __init__(
@@ -51,8 +56,10 @@ class Desk:
         changed: Callable[[], None] = lambda: None,
         *,
         settings: Callable[[], LabelSettings] = LabelSettings,
+        settle: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._settings = settings
+        self._settle = settle
         self._store = store
         self._project = project
         self._classes = tuple(classes)
@@ -78,17 +85,20 @@ class Desk:
         with self._lock, self._store.read() as session:
             self._held = {one: held for one, held in self._held.items() if held[1] > now}
             away = {one for one, (whose, _) in self._held.items() if whose != operator} | set(exclude)
+            first = evidence.urgent(session, self._project, waits(self._project), self._settle())
+            self._order = [*first, *(one for one in self._order if one not in set(first))]
             found = self._take(session, count, away)
             if len(found) < count:
                 plan = self._planner.plan(session, count, away, settings)
-                self._order, self._again = plan.order, plan.again
+                self._order = [*first, *(one for one in plan.order if one not in set(first))]
+                self._again = plan.again
                 found = self._take(session, count, away)
             if operator:
                 mine = [one.id for one in found if one.id is not None] + [
                     one for one in exclude if self._held.get(one, (operator, 0))[0] == operator
                 ]
                 self._held |= dict.fromkeys(mine, (operator, now + HOLD_S))
-            return [Question(one, self._again.get(one.id or 0, "")) for one in found]
+            return [Question(one, self._again.get(one.id or 0, ""), one.id in first) for one in found]
 
     def asked(self, image_id: int) -> again.Ask:
         """Why this image is asked about again at present; a program that leaves `ask` out of its answer means this."""

@@ -4,7 +4,6 @@ Reports come often and from many; they are kept in memory and written together b
 """
 
 import threading
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +13,7 @@ from sqlalchemy import bindparam, update
 from sqlmodel import Session, col, func, select
 
 from hub.decisions import news, undone
+from hub.seen import CameraView
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Number, Run, table_of
 from shared.clock import Clock
@@ -28,18 +28,6 @@ _CAMERAS = table_of(Camera)
 _FRESH = [one.name for one in _CAMERAS.c if one.name not in ("name", "first_seen")]
 _BLIND = update(_CAMERAS).values(online=False)
 _KNOWN = sqlalchemy.select(_CAMERAS).where(_CAMERAS.c.name.in_(bindparam("names", expanding=True)))
-
-
-@dataclass(frozen=True, slots=True)
-class CameraView:
-    """What a rollout needs to know of a camera. reload, reason: state of its last reload and why it failed."""
-
-    name: str
-    online: bool
-    release: int
-    reload: str
-    reload_release: int
-    reason: str
 
 
 class Registry:
@@ -112,17 +100,25 @@ class Registry:
         """The cameras of a project, by name."""
         with self._store.read() as session:
             rows = session.exec(select(Camera).where(Camera.project == project).order_by(col(Camera.name))).all()
-        return [
-            CameraView(
-                name=row.name,
-                online=row.online,
-                release=row.release,
-                reload=str(row.reported.get("reload", {}).get("state", "idle")),
-                reload_release=int(row.reported.get("reload", {}).get("release", 0)),
-                reason=str(row.reported.get("reload", {}).get("reason", "")),
-            )
-            for row in rows
-        ]
+        return [_view(row) for row in rows]
+
+
+def _view(row: Camera) -> CameraView:
+    """What a camera reported last; an agent that knows nothing of a field has left it out."""
+    reload, rates = row.reported.get("reload", {}), row.reported.get("rates", {})
+    free = rates.get("free_mb")
+    return CameraView(
+        name=row.name,
+        online=row.online,
+        release=row.release,
+        reload=str(reload.get("state", "idle")),
+        reload_release=int(reload.get("release", 0)),
+        reason=str(reload.get("reason", "")),
+        labels=row.reported.get("labels", {}),
+        infer_ms=float(rates.get("infer_ms", 0.0)),
+        low_score=float(rates.get("low_score", 0.0)),
+        free_mb=None if free is None else int(free),
+    )
 
 
 def _new(name: str, now: datetime) -> dict[str, Any]:

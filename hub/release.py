@@ -12,7 +12,7 @@ from sqlmodel import Session, col, func, select
 from hub.keys import Keys
 from hub.registry import next_number
 from hub.store import STOP_S, Store
-from hub.tables import Camera, Release, Rollout, Run
+from hub.tables import Camera, Exemption, Release, Retained, Rollout, Run
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
@@ -246,39 +246,81 @@ class Publisher:
                 with self._lock:
                     self._everything = True
 
-    def _in_use(self) -> tuple[list[Release], Rollout | None]:
-        """Releases that the latest plan names, and the rollout it belongs to."""
+    def _in_use(self) -> tuple[list[Release], Rollout | None, list[Exemption]]:
+        """The rollout whose plan is in force, exceptions from it, and the releases that they name."""
         with self._store.read() as session:
             rollout = session.exec(
-                select(Rollout).where(Rollout.project == self._project).order_by(col(Rollout.id).desc())
+                select(Rollout)
+                .where(Rollout.project == self._project, Rollout.plan_number > 0)
+                .order_by(col(Rollout.plan_number).desc())
             ).first()
-            if rollout is None:
-                return [], None
-            numbers = [rollout.release, rollout.previous]
+            exempt = list(session.exec(select(Exemption).where(Exemption.project == self._project)))
+            numbers = {one.release for one in exempt} | ({rollout.release, rollout.previous} if rollout else set())
             releases = session.exec(
-                select(Release).where(Release.project == self._project, col(Release.number).in_(numbers))
+                select(Release)
+                .where(Release.project == self._project, col(Release.number).in_(numbers - {0}))
+                .order_by(col(Release.number))
             ).all()
-            return list(releases), rollout
+            return list(releases), rollout, exempt
 
     def _publish_all(self) -> None:
-        """Parts first, manifests then, the plan last: whoever reads the plan finds the rest."""
-        releases, rollout = self._in_use()
-        published: set[str] = set()
+        """Parts first, manifests then, the plan last: whoever reads the plan finds the rest. What is not needed any
+        more is cleared then.
+        """
+        releases, rollout, exempt = self._in_use()
+        published: dict[str, int] = {}
         for release in releases:
             for part in msgspec.convert(release.model, ModelSpec).parts().values():
                 if part.sha256 not in published:
-                    published.add(part.sha256)
+                    published[part.sha256] = chunk_count(part.size, part.chunk_size)
+                    self._remember(part.sha256, published[part.sha256])
                     for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):
                         if not self._publish(topics.blob(part.sha256, index), chunk):
                             return
+            self._remember(str(release.number), 0)
             if not self._publish(topics.release(self._project, release.number), release.envelope):
                 return
-        if rollout is not None and rollout.plan:
-            self._publish(topics.plan(self._project), rollout.plan)
+        for one in exempt:
+            if not self._publish(topics.desired(one.camera), one.envelope):
+                return
+        if rollout is not None and rollout.plan and self._publish(topics.plan(self._project), rollout.plan):
+            self._clear({*published, *(str(one.number) for one in releases)})
+
+    def _remember(self, name: str, count: int) -> None:
+        """Note, durably and before it is published, what has to be cleared one day."""
+        with self._store.read() as session:
+            known = session.get(Retained, (self._project, name)) is not None
+        if not known:
+            with self._store.write() as session:
+                session.add(Retained(project=self._project, name=name, count=count))
+
+    def _clear(self, used: set[str]) -> None:
+        """Clear what neither plan nor exceptions nor the report of any camera name."""
+        with self._store.read() as session:
+            kept = select(Retained).where(Retained.project == self._project, col(Retained.name).not_in(used))
+            unused = session.exec(kept).all()
+            running = session.exec(
+                select(Release).where(
+                    Release.project == self._project,
+                    col(Release.number).in_(select(Camera.release).where(Camera.project == self._project)),
+                )
+            ).all()
+        for release in running:
+            used |= {str(release.number)}
+            used |= {part.sha256 for part in msgspec.convert(release.model, ModelSpec).parts().values()}
+        for row in unused:
+            if row.name in used:
+                continue
+            clear = [topics.blob(row.name, index) for index in range(row.count)]
+            if not all(self._publish(one, b"") for one in clear or [topics.release(self._project, int(row.name))]):
+                return
+            with self._store.write() as session:
+                session.delete(row)
+            log.info("cleared from the broker: %s", row.name[:12] if row.count else f"release {row.name}")
 
     def _publish_some(self, wanted: set[tuple[str, int, int]], manifests: set[int]) -> None:
         """What cameras miss, if a release in use has it."""
-        releases, _ = self._in_use()
+        releases, _, _ = self._in_use()
         for release in releases:
             if release.number in manifests and not self._publish(
                 topics.release(self._project, release.number), release.envelope

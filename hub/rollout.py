@@ -1,126 +1,232 @@
-"""Rollout: the way of a release through the fleet, as a pure state machine. Views and time in, the next state out.
+"""Rollout: the way of a release through the fleet, as a pure state machine. Views, evidence and time in, a state out.
 
-    stage    | on                                               | becomes
-    ---------|--------------------------------------------------|-------------------------------------------
-    (new)    | no release before, or no canaries set            | everyone
-    (new)    | otherwise                                        | canary, with the first cameras that are online
-    canary   | every canary has run it for soak_s               | everyone
-    canary   | a canary failed to take it                       | held, with the camera's reason
-    canary   | hold_s without that                              | held: silence never promotes
-    everyone | every camera that is online runs it              | done
-    everyone | a camera failed to take it                       | held, with the camera's reason
-    held     | an operator resumes                              | running again, from the same stage
-    any      | another release is made                          | superseded
+    stage    | on                                                     | becomes
+    ---------|--------------------------------------------------------|------------------------------------------
+    draft    | no other rollout is under way, a camera is online      | shadow; canary, group or everyone where
+             |                                                        | stages before are not set
+    draft    | no release before                                      | everyone
+    shadow   | each of its cameras has judged shadow_frames with both | canary
+             | models, or says why it cannot                          |
+    canary   | all canaries ran it for soak_s, and the pairs prove it | group, the first
+             | safe on canary_frames or more (where quality is set)   |
+    group    | all its cameras that are online ran it for soak_s, or  | group, the next; after the last everyone
+             | there are none                                         |
+    everyone | every camera that is online runs it                    | done
 
-While held, cameras keep what they run: the plan goes on naming the previous release to everyone but the canaries.
+    state    | on                                                     | becomes
+    ---------|--------------------------------------------------------|------------------------------------------
+    running  | in use anywhere, and the pairs prove it worse          | reverted
+    running  | in use anywhere, and more than max_failed left it      | reverted
+    running  | more than max_failed could not take it                 | held
+    running  | slower, lower scores, or less memory than allowed      | held
+    running  | hold_s in a stage: silence never promotes              | held
+    running  | an operator pauses                                     | held
+    held     | an operator resumes                                    | running, the same stage anew
+    any      | an operator promotes                                   | running, the next stage
+    any      | an operator aborts before it is in use                 | aborted
+    any      | an operator aborts later                               | reverted
+
+Of shadow and canary cameras none may fail or leave it. What is reverted is followed by a new release of the old model,
+which goes to everyone at once (`back`), as does the first release of all: there is nothing to compare them with.
+While a rollout is held, cameras keep what they run. `hub.gate` says what pairs are and prove.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
-from hub.registry import CameraView
+from hub.criteria import excess, failure, harm, lacks, proven
+from hub.progress import Kind, Progress, Stage, left_it, of_stage, refused
+from hub.seen import CameraView, Evidence
 from hub.settings import RolloutSettings
-from shared.manifest import Group
+from hub.stages import Spec, named_by_size, read_spec
+from shared.manifest import NOBODY, Group, Trial
 
-Stage = Literal["canary", "everyone", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a rollout is. previous: the release everyone else runs meanwhile, 0 for none. since: of the stage.
-
-    healthy_since: since when all canaries run it without a break. forgiven: cameras whose failure an operator accepted.
-    """
-
-    release: int
-    previous: int
-    stage: Stage
-    since: datetime
-    canaries: tuple[str, ...] = ()
-    held: bool = False
-    reason: str = ""
-    healthy_since: datetime | None = None
-    forgiven: tuple[str, ...] = ()
+# -- the way
 
 
-def begin(
-    release: int, previous: int, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime
-) -> Progress:
-    """The first stage of a new release."""
-    online = [one.name for one in cameras if one.online]
-    if previous == 0 or settings.canary == 0 or not online:
-        why = "the first release goes to everyone" if previous == 0 else "no canary stage: none is set or online"
-        return Progress(release, previous, "everyone", now, reason=why)
-    canaries = tuple(online[: settings.canary])
-    return Progress(release, previous, "canary", now, canaries, reason=f"{', '.join(canaries)} run it first")
+def draft(release: int, previous: int, now: datetime, *, kind: Kind = "upgrade", held: bool = False) -> Progress:
+    """A release that waits for its turn; held: until an operator resumes it."""
+    why = "a draft: nothing happens until it is started" if held else "waits for its turn"
+    return Progress(release, previous, "draft", now, kind=kind, state="held" if held else "running", reason=why)
 
 
-def step(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
-    """The state after looking at the fleet once more; the same state when nothing changed."""
-    if progress.held or progress.stage == "done":
-        return progress
-    concerned = [
-        one
-        for one in cameras
-        if one.name not in progress.forgiven and (progress.stage == "everyone" or one.name in progress.canaries)
-    ]
-    if failed := [one for one in concerned if _failed(one, progress)]:
-        return replace(progress, held=True, reason=f"{failed[0].name} could not take it: {failed[0].reason}")
-    if progress.stage == "canary":
-        return _canary(progress, concerned, settings, now)
-    waiting = [one.name for one in concerned if one.online and one.release != progress.release]
-    if concerned and not waiting and any(one.online for one in concerned):
-        return replace(progress, stage="done", since=now, reason="every camera that is online runs it")
-    return progress
-
-
-def _failed(camera: CameraView, progress: Progress) -> bool:
-    return camera.reload == "failed" and camera.reload_release == progress.release
-
-
-def _canary(progress: Progress, canaries: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
-    running = {one.name for one in canaries if one.online and one.release == progress.release}
-    expected = set(progress.canaries) - set(progress.forgiven)  # also one that is not heard of any more
-    healthy = bool(expected) and expected <= running
-    if healthy and progress.healthy_since is None:
-        progress = replace(progress, healthy_since=now, reason="the canaries run it; watching them for a while")
-    elif not healthy and progress.healthy_since is not None:
-        progress = replace(progress, healthy_since=None, reason="a canary went offline or left the release")
-    if progress.healthy_since is not None and (now - progress.healthy_since).total_seconds() >= settings.soak_s:
-        why = f"{', '.join(progress.canaries)} ran it for {settings.soak_s:g} s without failure"
+def begin(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
+    """A draft whose turn has come, in its first stage; still a draft while no camera is online to show anything."""
+    if progress.kind != "upgrade" or progress.previous == 0:
+        why = "back to the model before" if progress.kind == "back" else "the first release goes to everyone"
         return replace(progress, stage="everyone", since=now, reason=why)
+    online = _volunteers(cameras)
+    if not online and (settings.shadow or settings.canary):
+        return replace(progress, reason="waits for a camera that is online")
+    before = {one.name: one.infer_ms for one in cameras if one.online and one.infer_ms}
+    progress = replace(
+        progress,
+        shadows=tuple(online[: settings.shadow]),
+        canaries=tuple(online[: settings.canary]),
+        specs=tuple(settings.groups),
+        before_ms=before,
+    )
+    return _enter(progress, _next(progress, settings), cameras, now, "")
+
+
+def step(
+    progress: Progress,
+    cameras: Sequence[CameraView],
+    evidence: Evidence,
+    settings: RolloutSettings,
+    now: datetime,
+) -> Progress:
+    """The state after looking at the fleet once more; the same state when nothing changed."""
+    if progress.state != "running" or progress.stage in ("draft", "done"):
+        return progress
+    concerned = [one for one in of_stage(progress, cameras) if one.name not in progress.forgiven]
+    if why := harm(progress, concerned, evidence, settings):
+        return replace(progress, state="reverted", since=now, reason=why)
+    if why := failure(progress, concerned, settings) or excess(progress, concerned, cameras, evidence, settings):
+        return replace(progress, state="held", reason=why)
+    progress = _mark_health(progress, concerned, now)
+    lacking = lacks(progress, concerned, evidence, settings, now)
+    if not lacking:
+        return _enter(progress, _next(progress, settings), cameras, now, proven(progress, evidence))
     if (now - progress.since).total_seconds() >= settings.hold_s:
-        why = f"the canaries did not run it well within {settings.hold_s:g} s; silence never promotes"
-        return replace(progress, held=True, reason=why)
+        why = f"not proven within {settings.hold_s:g} s: {lacking}; silence never promotes"
+        return replace(progress, state="held", reason=why)
     return progress
 
 
 def resume(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
     """An operator lets a held rollout go on, from the same stage, with a fresh clock and today's failures accepted.
 
-    Canaries that failed are replaced by other cameras that are online.
+    Shadow cameras and canaries that failed are replaced by others that are online.
     """
-    failed = {*progress.forgiven, *(one.name for one in cameras if _failed(one, progress))}
-    if progress.stage == "canary":
-        good = [one for one in progress.canaries if one not in failed]
-        others = [one.name for one in cameras if one.online and one.name not in {*failed, *good}]
-        good += others[: max(0, settings.canary - len(good))]
-        progress = replace(progress, canaries=tuple(good) or progress.canaries)
+    left = {one.name for one in cameras if refused(one, progress) or left_it(one, progress)}
+    forgiven = {*progress.forgiven, *left}
+    progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=tuple(sorted(forgiven)))
+    if progress.stage == "draft":
+        return replace(progress, reason="waits for its turn")
+    others = [one for one in _volunteers(cameras) if one not in forgiven]
+    if progress.stage == "shadow":
+        progress = replace(progress, shadows=_refilled(progress.shadows, others, settings.shadow, forgiven))
+    if progress.stage in ("shadow", "canary"):
+        progress = replace(progress, canaries=_refilled(progress.canaries, others, settings.canary, forgiven))
+    return replace(progress, reason="resumed by an operator")
+
+
+def pause(progress: Progress) -> Progress:
+    """An operator stops a rollout where it is."""
+    return replace(progress, state="held", reason="paused by an operator")
+
+
+def promote(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
+    """An operator lets a rollout into its next stage, whatever has been proven."""
+    progress = replace(progress, state="running")
+    if progress.stage == "draft":
+        return replace(progress, reason="waits for its turn")
+    return _enter(progress, _next(progress, settings), cameras, now, "promoted by an operator")
+
+
+def abort(progress: Progress, why: str, now: datetime) -> Progress:
+    """An operator ends a rollout; one that is in use somewhere is to be followed by a release of the old model."""
+    gone = progress.in_use and progress.previous
     return replace(
-        progress,
-        held=False,
-        since=now,
-        healthy_since=None,
-        reason="resumed by an operator",
-        forgiven=tuple(sorted(failed)),
+        progress, state="reverted" if gone else "aborted", since=now, reason=f"aborted by an operator: {why}"
     )
 
 
-def groups(progress: Progress) -> list[Group]:
-    """The plan's groups in this state: canaries first, then everyone else."""
-    if progress.stage == "canary":
-        rest = [Group(name="rest", release=progress.previous)] if progress.previous else []
-        return [Group(name="canary", release=progress.release, cameras=list(progress.canaries)), *rest]
-    return [Group(name="all", release=progress.release)]
+def groups(progress: Progress, settings: RolloutSettings) -> list[Group]:
+    """The plan's groups in this state: those that run or try it first, then everyone else."""
+    release, previous = progress.release, progress.previous
+    rest = [Group(name="rest", release=previous)] if previous else []
+    if progress.stage == "draft" or progress.state in ("aborted", "reverted", "superseded"):
+        return rest
+    if progress.stage == "done" or not previous or progress.kind == "back":
+        return [Group(name="all", release=release)]
+    if progress.stage == "shadow":
+        beside = Trial(release=release, share=settings.share)
+        return [Group(name="shadow", release=previous, cameras=list(progress.shadows), trial=beside), *rest]
+    beside = Trial(release=previous, share=settings.share, ask=settings.quality)
+    first = [Group(name="canary", release=release, cameras=list(progress.canaries), trial=beside)]
+    if progress.stage == "everyone":
+        return [*(first if progress.canaries else []), Group(name="all", release=release)]
+    if progress.stage == "group":
+        for number in range(progress.group + 1):
+            first.append(_plan_group(read_spec(progress.specs[number]), release, number, progress.named[number]))
+    return [*(one for one in first if one.cameras or one.labels or one.percent is not None), *rest]
+
+
+# -- below the surface
+
+
+def _volunteers(cameras: Sequence[CameraView]) -> list[str]:
+    """Cameras that may go first, those that are labelled for it before all others."""
+    able = [one for one in cameras if one.online and one.labels.get("canary") != "no"]
+    return [one.name for one in sorted(able, key=lambda one: (one.labels.get("canary") != "yes", one.name))]
+
+
+def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: set[str]) -> tuple[str, ...]:
+    good = [one for one in names if one not in forgiven]
+    good += [one for one in others if one not in good][: max(0, count - len(good))]
+    return tuple(good) or tuple(names)
+
+
+def _plan_group(spec: Spec, release: int, number: int, named: Sequence[str]) -> Group:
+    name = f"group-{number + 1}"
+    if spec.count is not None:
+        return Group(name=name, release=release, cameras=list(named) or [NOBODY])
+    return Group(name=name, release=release, cameras=[NOBODY], labels=spec.labels, percent=spec.percent)
+
+
+def _next(progress: Progress, settings: RolloutSettings) -> tuple[Stage, int]:
+    """The stage after this one, and which group."""
+    order: list[tuple[Stage, int]] = [("draft", 0)]
+    if settings.shadow:
+        order.append(("shadow", 0))
+    if settings.canary:
+        order.append(("canary", 0))
+    order += [("group", number) for number in range(len(progress.specs))]
+    order += [("everyone", 0), ("done", 0)]
+    ranks = ("draft", "shadow", "canary", "group", "everyone", "done")
+
+    def rank(one: tuple[Stage, int]) -> tuple[int, int]:
+        return ranks.index(one[0]), one[1]
+
+    at = rank((progress.stage, progress.group if progress.stage == "group" else 0))
+    return next((one for one in order if rank(one) > at), ("done", 0))
+
+
+def _enter(
+    progress: Progress, to: tuple[Stage, int], cameras: Sequence[CameraView], now: datetime, why: str
+) -> Progress:
+    """The rollout in its next stage, with the cameras of a group that is a number of them."""
+    stage, number = to
+    progress = replace(progress, stage=stage, since=now, healthy_since=None)
+    reason = why
+    if stage == "group":
+        spec = read_spec(progress.specs[number])
+        named = named_by_size(spec, progress.release, cameras, {*progress.canaries, *sum(progress.named, ())})
+        progress = replace(progress, group=number, named=(*progress.named[:number], named))
+    elif stage in ("shadow", "canary"):
+        first = ", ".join(progress.shadows if stage == "shadow" else progress.canaries)
+        doing = "run it beside their own" if stage == "shadow" else "run it first"
+        reason = f"{why}; {first} {doing}" if why else f"{first} {doing}"
+    return replace(progress, reason=reason)
+
+
+def _mark_health(progress: Progress, concerned: Sequence[CameraView], now: datetime) -> Progress:
+    """Note since when all cameras of a canary or group stage run it, and when that broke."""
+    if progress.stage not in ("canary", "group"):
+        return progress
+    running = {one.name for one in concerned if one.online and one.release == progress.release}
+    if progress.stage == "canary":  # also one that is not heard of any more
+        expected = set(progress.canaries) - set(progress.forgiven)
+        healthy = bool(expected) and expected <= running
+    else:  # one that is offline takes it when it comes back; one that failed is among those that may
+        healthy = all(
+            one.name in running or refused(one, progress) or left_it(one, progress) for one in concerned if one.online
+        )
+    if healthy and progress.healthy_since is None:
+        return replace(progress, healthy_since=now)
+    if not healthy and progress.healthy_since is not None:
+        return replace(progress, healthy_since=None)
+    return progress

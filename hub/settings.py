@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from hub.stages import read_spec
 from shared.config import load
-from shared.errors import ConfigError
+from shared.errors import ConfigError, SettingError
 from shared.ids import check_camera, check_name
 from shared.mqtt import MqttSettings
 from shared.policy import TriageSettings, check
@@ -191,15 +192,42 @@ class LabelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The way of a release through the fleet. canary: how many cameras run it first; 0 skips the stage.
+    """The way of a release through the fleet, see `hub.rollout`.
 
-    soak_s: how long the canaries must run it without failure. hold_s: after so long without success the rollout
+    shadow: how many cameras first run it beside their own, where it can do no harm; 0 skips the stage. shadow_frames:
+    that each of them must have judged with both. canary: how many cameras run it first; 0 skips the stage. share: of
+    the frames of these cameras that both releases judge. quality: canaries compare it with the release before, and an
+    operator settles what the two differ on. canary_frames: that canaries must have judged with both, at the least.
+    margin: so much more of all frames may it get wrong, as far as is proven. error: the chance that an equal release
+    is sent back, and that one that is worse by the margin is let through. settle: share of the differences that an
+    operator is asked about. batch: once so many differences wait for him, no more are counted until they are settled.
+    groups: which cameras follow, each a "25%" of the fleet, a label such as "line=3", or a
+    number of cameras; everyone comes after the last.
+
+    max_slower: so many times as long may it take for a frame. max_low_score: so much more of the same frames may it
+    score low. max_failed: share of a group's cameras that may fail to take it; of the first ones none may. min_free_mb:
+    memory that a camera must have left (MiB).
+    soak_s: how long a stage's cameras must run it without failure. hold_s: after so long without success the rollout
     holds and asks. days: how long a signature is good for; it is renewed at half time.
     """
 
+    shadow: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    shadow_frames: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     canary: Annotated[int, Meta(ge=0, le=1_000_000)] = 1
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    quality: bool = True
+    canary_frames: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
+    margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02
+    error: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    settle: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    groups: Annotated[tuple[str, ...], Meta(max_length=20)] = ("10%", "50%")
+    max_slower: Annotated[float, Meta(ge=1, le=1000)] = 1.5
+    max_low_score: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    max_failed: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    min_free_mb: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     soak_s: Annotated[float, Meta(ge=0, le=86400 * 365)] = 30.0
-    hold_s: Annotated[float, Meta(gt=0, le=86400 * 365)] = 3600.0
+    hold_s: Annotated[float, Meta(gt=0, le=86400 * 365)] = 86400.0
     days: Annotated[int, Meta(ge=1, le=3650)] = 90
 
 
@@ -313,6 +341,11 @@ def crossed(settings: HubSettings) -> dict[str, str]:
             "retrain.on_drift": "needs tests for drift; allowed with drift.false_alarm 0: false",
             "drift.false_alarm": "is 0; allowed with retrain.on_drift: above 0",
         }
+    for one in settings.rollout.groups:
+        try:
+            read_spec(one)
+        except SettingError as error:
+            return {"rollout.groups": f"holds {error.what}. {error.remedy}"}
     if trouble := _crossed_triage(settings.triage, classes):
         return trouble
     return _crossed_train(settings.train, classes)

@@ -292,10 +292,13 @@ class Release(SQLModel, table=True):
 
 
 class Rollout(SQLModel, table=True):
-    """The way of one release through the fleet. stage: canary, everyone, done. state: running, held, superseded.
+    """The way of one release through the fleet: a `hub.progress.Progress`. The plan in force is the one of the newest
+    row that is no draft.
 
-    cameras: the canaries. forgiven: cameras that may fail, by an operator's word. since: when the stage began.
-    plan: the bytes on `hone/plan/{project}`.
+    cameras: the canaries. forgiven: cameras that may fail, by an operator's word. since: when the stage began. details:
+    what of the progress has no column. evidence: what spoke for and against it when it was looked at last
+    (`hub.evidence`). history: the stages that it has been in, see `hub.rollouts`. reverts: the release that this one
+    goes back from, 0 for none. plan: the bytes on `hone/plan/{project}`.
     """
 
     id: int | None = Field(default=None, primary_key=True)
@@ -309,9 +312,76 @@ class Rollout(SQLModel, table=True):
     forgiven: list[str] = Field(default_factory=list, sa_type=JSON)
     since: datetime = Field(sa_type=UtcDateTime)
     healthy_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    kind: str = Field(default="upgrade", sa_column_kwargs={"server_default": text("'upgrade'")})
+    details: dict[str, Any] = Field(default_factory=dict, sa_type=JSON, sa_column_kwargs={"server_default": "{}"})
+    evidence: dict[str, Any] = Field(default_factory=dict, sa_type=JSON, sa_column_kwargs={"server_default": "{}"})
+    history: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON, sa_column_kwargs={"server_default": "[]"})
+    reverts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     plan_number: int = 0
     plan_expires: datetime | None = Field(default=None, sa_type=UtcDateTime)
     plan: bytes = Field(default=b"", sa_type=LargeBinary)
+
+
+class Pair(SQLModel, table=True):
+    """A frame of a trial that two models call by different labels. release, label: of the one in use; other: beside it.
+
+    The image is the one of this camera and event. trial, number: which trial of the camera, and which difference in it.
+    """
+
+    __table_args__ = (Index("ix_pair_releases", "project", "release", "other"),)
+
+    camera: str = Field(primary_key=True)
+    event_id: str = Field(primary_key=True)
+    project: str
+    release: int
+    label: str
+    other: int
+    other_label: str
+    trial: str
+    number: int
+
+
+class Trial(SQLModel, table=True):
+    """What a camera counted in a trial of two releases since counting began: `TrialState` as JSON.
+
+    windows: which part of it counts as evidence, as [frames, differences, frames, differences] at begin and end; the
+    last one has no end while it is open. See `hub.evidence`.
+    """
+
+    project: str = Field(primary_key=True)
+    camera: str = Field(primary_key=True)
+    trial: str = Field(primary_key=True)
+    release: int
+    other: int
+    counts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    windows: list[list[int]] = Field(default_factory=list, sa_type=JSON)
+
+
+class Exemption(SQLModel, table=True):
+    """A release for one camera, whatever the plan says, with the reason. release: 0 where it was ended.
+
+    number: of the signed `Desired`; only grows for a camera. envelope: the bytes on `C/desired`.
+    """
+
+    camera: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    number: int
+    release: int
+    reason: str
+    operator: str = ""
+    at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    envelope: bytes = Field(sa_type=LargeBinary)
+
+
+class Retained(SQLModel, table=True):
+    """What the hub has put on retained topics and has to clear one day. name: of a part its SHA-256, of a release its
+    number; count: of chunks, 0 for a release.
+    """
+
+    project: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    count: int = 0
 
 
 class Blob(SQLModel, table=True):

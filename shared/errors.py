@@ -162,5 +162,9 @@ class RunCancelledError(TrainError):
     """A run that an operator, or another process, took away."""
 
 
+class RolloutError(HoneError):
+    """A rollout, or an exception from it, that cannot be as it was asked for."""
+
+
 class LabelError(HoneError):
     """A label that names no image or no class."""

@@ -15,7 +15,8 @@ The rules, in this order:
 Source of the envelope: DSSE v1 (in-toto), of the rules: TUF 1.0, sections 5.3 to 5.6, as far as they apply.
 """
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -40,7 +41,9 @@ DESIRED_TYPE = "application/vnd.hone.desired+json"
 MAX_PART = 256 * 1024 * 1024
 MAX_CHUNK = 1 << 20
 MAX_NUMBER = 999_999_999
-"""No plan, release, exception or delegation has a higher number: a camera could not report it."""
+"""No plan and no release has a higher number: a camera could not report it."""
+NOBODY = "-"
+"""In a group's `cameras`: no camera has this name."""
 
 
 class PartSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +81,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Dated(msgspec.Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
-    number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+    number: Positive
     created: UtcTime
     expires: UtcTime
 
@@ -92,18 +95,50 @@ class Delegation(_Dated, frozen=True, kw_only=True):
 class Manifest(_Dated, frozen=True, kw_only=True):
     """A release: a number that only grows and the model under it. replaces: the number it was compared with."""
 
+    number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
     project: Name
     model: ModelSpec
     replaces: Count = 0
     note: Annotated[str, Meta(max_length=2000)] = ""
 
 
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """A second model that a camera runs beside its own, in spare time and for comparison alone.
+
+    release: its number. share: of all frames, drawn at random, that both models judge. ask: frames that the two call
+    by different labels become events, see `shared.policy.PAIR`.
+    """
+
+    release: Positive
+    share: Annotated[float, Meta(gt=0, le=1)]
+    ask: bool = False
+
+
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Which cameras run which release. cameras: `site/camera` names; empty means every other camera."""
+    """Which cameras run which release. A camera is in it that is named, or that has the labels and the place.
+
+    cameras: `site/camera` names. labels: a camera must have all of these among its own. percent: its place in this
+    release's order (`place_of`) must be below. With neither names nor labels nor percent: every other camera.
+    trial: what these cameras compare their model with. An older agent knows only `cameras`: where labels or percent
+    decide, these hold NOBODY, so that it takes the group for one of other cameras.
+    """
 
     name: Name
     release: Positive
     cameras: list[str] = []
+    labels: dict[str, str] = {}
+    percent: Annotated[float, Meta(ge=0, le=100)] | None = None
+    trial: Trial | None = None
+
+    def holds(self, camera: str, labels: Mapping[str, str]) -> bool:
+        """Whether a camera of this name, with these labels, is in the group."""
+        if camera in self.cameras:
+            return True
+        if not self.labels and self.percent is None:
+            return not self.cameras
+        have = labels_of(camera, labels)
+        labelled = all(have.get(name) == value for name, value in self.labels.items())
+        return labelled and (self.percent is None or place_of(self.release, camera) < self.percent)
 
 
 class Plan(_Dated, frozen=True, kw_only=True):
@@ -113,17 +148,15 @@ class Plan(_Dated, frozen=True, kw_only=True):
     goes by its own settings. Read apart, by `from_wire`: what a camera cannot follow must not keep it from its release.
     """
 
+    number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
     project: Name
     stage: str
     groups: list[Group]
     triage: dict[str, Any] | None = None
 
-    def release_for(self, camera: str) -> int | None:
-        """The release this camera should run; None when the plan does not speak of it."""
-        for group in self.groups:
-            if not group.cameras or camera in group.cameras:
-                return group.release
-        return None
+    def group_for(self, camera: str, labels: Mapping[str, str]) -> Group | None:
+        """The first group that holds this camera; None when the plan does not speak of it."""
+        return next((one for one in self.groups if one.holds(camera, labels)), None)
 
 
 class Desired(_Dated, frozen=True, kw_only=True):
@@ -141,6 +174,20 @@ class Signed(msgspec.Struct, frozen=True, kw_only=True):
     v: Literal[1] = 1
     delegation: dict[str, Any]
     body: dict[str, Any]
+
+
+def labels_of(camera: str, own: Mapping[str, str]) -> dict[str, str]:
+    """The labels by which a camera is grouped: its own, and `site`, the first part of its name."""
+    return {**own, "site": camera.partition("/")[0]}
+
+
+def place_of(release: int, camera: str) -> float:
+    """A camera's place in the order of a release, 0 to below 100: another order with each release, the same for ever.
+
+    The first 8 bytes of the SHA-256 of "release/camera", as a share of all that there are.
+    """
+    first = hashlib.sha256(f"{release}/{camera}".encode()).digest()[:8]
+    return int.from_bytes(first, "big") / 2**64 * 100
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,20 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
     credit: Count | None = None
 
 
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """What the other model of a trial said of a frame. release: its number.
+
+    trial: id of the trial, see `TrialState`. number: of this frame among those of the trial on which the two differ,
+    from 1.
+    """
+
+    release: Serial
+    label: Annotated[str, Meta(max_length=200)]
+    score: Share
+    trial: Annotated[str, Meta(max_length=64)]
+    number: Positive
+
+
 class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     """`C/event`: one frame that triage chose is offered to the hub.
 
@@ -74,7 +88,8 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     each chunk but the last. follows: true when the chunks follow unasked, false when the camera waits for `resend`.
     held: the camera keeps the image until the hub asks for it by `resend`; the hub keeps this message as a preview.
     thumbnail: small JPEG, base64; only with `held`. embedding: float16, little-endian, base64, and backbone: sha256 of
-    what made it; with `held`, and of the random sample where the link is not thin.
+    what made it; with `held`, and of the random sample where the link is not thin. rival: of a trial's random frame,
+    where the other model gives another label.
     """
 
     id: EventId
@@ -97,6 +112,7 @@ class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
     thumbnail: Annotated[str, Meta(max_length=65536)] | None = None
     embedding: Annotated[str, Meta(max_length=65536)] | None = None
     backbone: Sha256 | None = None
+    rival: Rival | None = None
 
 
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -143,11 +159,14 @@ class Result(Message, frozen=True, kw_only=True):
 
 
 class ReloadState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a camera is on its way to another release. last_ms: from the plan to the swap, fetch and checks included;
-    swap_ms: the time between two frames that the swap itself took.
+    """Where a camera is on its way to another release, which may be one that it shall only try beside its own.
+
+    shadowing: `release` runs beside the one in use. reverted: `release` was left after it had run, with the reason.
+    last_ms: from the plan to the swap, fetch and checks included; swap_ms: the time between two frames that the swap
+    itself took. cosine, difference: the worst of the golden check.
     """
 
-    state: Literal["idle", "fetching", "verifying", "running", "failed"]
+    state: Literal["idle", "fetching", "verifying", "shadowing", "running", "failed", "reverted"]
     release: Count = 0
     percent: Annotated[float, Meta(ge=0, le=100)] = 0.0
     reason: str = ""
@@ -192,11 +211,42 @@ class FrameState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """fps: frames a second, lately. low_score: share of the last frames under the threshold. infer_ms: median."""
+    """fps: frames a second, lately. low_score: share of the last frames under the threshold. infer_ms: median.
+
+    free_mb: memory of the machine that is there for the taking (MiB); None: not known.
+    """
 
     fps: Annotated[float, Meta(ge=0)]
     low_score: Share
     infer_ms: Annotated[float, Meta(ge=0)]
+    free_mb: Count | None = None
+
+
+class TrialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How two models did on the same random frames, since the agent started or the plan named them.
+
+    release: of the model in use; other: of the one beside it. id: another one each time that counting begins anew.
+    skipped: why the other does not run here; empty: it does,
+    or is on its way. frames: that both have judged; differed: those of them with two labels; lost: those of these that
+    could not become events. missed: random frames that the other had no time for. low, other_low: frames whose score
+    was under the threshold. ms, other_ms: median time of an inference; for models with one backbone that of the whole
+    and of the head alone. labels, other_labels: frames by label.
+    """
+
+    release: Serial
+    other: Serial
+    id: Annotated[str, Meta(max_length=64)] = ""
+    skipped: str = ""
+    frames: Count = 0
+    differed: Count = 0
+    lost: Count = 0
+    missed: Count = 0
+    low: Count = 0
+    other_low: Count = 0
+    ms: Annotated[float, Meta(ge=0)] = 0.0
+    other_ms: Annotated[float, Meta(ge=0)] = 0.0
+    labels: dict[str, Count] = {}
+    other_labels: dict[str, Count] = {}
 
 
 class TriageState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -216,7 +266,8 @@ class Reported(Message, frozen=True, kw_only=True):
 
     up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
     the hub may care for. floor, plan_floor: highest release
-    and plan number ever accepted. triage: None from an agent that knows nothing of it.
+    and plan number ever accepted. triage: None from an agent that knows nothing of it. labels: the camera's own, by
+    which a plan may group it. trial: None where the plan names none, or the agent knows nothing of trials.
     """
 
     time: UtcTime
@@ -236,6 +287,8 @@ class Reported(Message, frozen=True, kw_only=True):
     errors: dict[str, int] = {}
     settings: dict[str, str | int | float | bool] = {}
     triage: TriageState | None = None
+    labels: dict[str, str] = {}
+    trial: TrialState | None = None
 
 
 M = TypeVar("M", bound=msgspec.Struct)

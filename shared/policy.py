@@ -18,6 +18,8 @@ Strategy = Literal["low_score", "margin", "entropy", "band", "rare", "novelty"]
 """Each is defined in `edge.strategies`."""
 AUDIT = "audit"
 """Why a frame of the random sample is an event."""
+PAIR = "pair"
+"""Why a random frame is one on which the two models of a trial differ."""
 
 
 class TriageSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -40,8 +40,8 @@ class Actions(Protocol):
         """Queue a run with the settings and data of this one; returns its id. TrainError when that cannot be."""
         ...
 
-    def release_run(self, run_id: int, note: str) -> int:
-        """Release the model of a finished run; returns the release number."""
+    def release_run(self, run_id: int, note: str, start: bool = True) -> int:
+        """Release the model of a finished run; returns its number. start: its rollout begins when its turn comes."""
         ...
 
     def ask_preview(self, preview_id: int) -> None:
@@ -49,5 +49,21 @@ class Actions(Protocol):
         ...
 
     def resume_rollout(self) -> None:
-        """Let a held rollout go on."""
+        """Let a held rollout go on, or a held draft have its turn; RolloutError when there is none."""
+        ...
+
+    def pause_rollout(self) -> None:
+        """Hold the rollout under way; RolloutError when there is none."""
+        ...
+
+    def promote_rollout(self) -> None:
+        """Let the rollout under way into its next stage, whatever has been proven; RolloutError when there is none."""
+        ...
+
+    def abort_rollout(self, why: str) -> None:
+        """End the rollout under way, or a draft; what is in use goes back to the model before. RolloutError."""
+        ...
+
+    def exempt(self, camera: str, release: int, reason: str, operator: str) -> None:
+        """One release for one camera, whatever the plan says; release 0 ends that. RolloutError."""
         ...

@@ -9,7 +9,7 @@ from hub.store import Store
 from hub.tables import Embedding, Image
 from hub.web.images import queue_item
 from hub.web.models import ClusterView
-from shared.policy import AUDIT
+from shared.policy import AUDIT, PAIR
 
 MOST = 2000
 """Images that are grouped at once, the newest: a matter of half a second."""
@@ -29,13 +29,13 @@ class Clusters:
     def all(self, count: int) -> list[ClusterView]:
         """At most `count` clusters of images that wait and have an embedding by the newest backbone, largest first.
 
-        Without audit images: which of these get a label is not for anybody to pick.
+        Without audit images and pairs: which of these get a label is not for anybody to pick.
         """
         with self._store.read() as session:
             rows = session.exec(
                 select(Image, Embedding)
                 .join(Embedding, col(Embedding.image_id) == col(Image.id))
-                .where(*waits(self._project), Image.why != AUDIT)
+                .where(*waits(self._project), col(Image.why).not_in([AUDIT, PAIR]))
                 .order_by(col(Image.id).desc())
                 .limit(MOST)
             ).all()

@@ -13,6 +13,7 @@ from hub.label import Desk
 from hub.policies import Policies
 from hub.registry import labels_since_run
 from hub.retrain import rules
+from hub.rollouts import current
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.tables import Camera, Image, Label, Preview, Release, Rollout, Run, Skew, Watch
@@ -206,7 +207,7 @@ class Views:
                 select(Run.id, Run.state, Run.progress, Run.step).order_by(col(Run.id).desc()).limit(20)
             ).all()
             release = session.exec(select(func.max(Release.number)).where(Release.project == self._project)).one()
-            rollout = _rollout(session, self._project)
+            rollout = current(session, self._project)
             looks = session.exec(select(Watch.camera, Watch.at).order_by(Watch.camera)).all()
             held = self.previews.counts(session)
             shown = session.exec(select(func.max(Preview.id))).one()
@@ -230,7 +231,7 @@ class Views:
 
     def _fleet(self, session: Session) -> tuple[list[Camera], Rollout | None]:
         mine = col(Camera.project).in_(("", self._project))
-        return list(session.exec(select(Camera).where(mine).order_by(Camera.name))), _rollout(session, self._project)
+        return list(session.exec(select(Camera).where(mine).order_by(Camera.name))), current(session, self._project)
 
     def _totals(self, session: Session) -> Totals:
         rows = session.exec(
@@ -334,10 +335,6 @@ class Views:
             )
             for row in rows
         ]
-
-
-def _rollout(session: Session, project: str) -> Rollout | None:
-    return session.exec(select(Rollout).where(Rollout.project == project).order_by(col(Rollout.id).desc())).first()
 
 
 def _skews(session: Session) -> dict[str, skew.Skew]:

@@ -34,9 +34,8 @@ class Plant:
     def __init__(self, folder: Path, broker: Mosquitto) -> None:
         self.folder, self.broker, self.clock = folder, broker, SystemClock()
         password = str(broker.folder / "clear" / "hub")
-        self.config = toml_in(
-            folder, mqtt=broker.port, password=password, more="[project.preprocess]\nsize = 16\n[rollout]\nsoak_s = 0"
-        )
+        more = "[project.preprocess]\nsize = 16\n[rollout]\nshadow = 0\ncanary = 0\ngroups = []\nsoak_s = 0"
+        self.config = toml_in(folder, mqtt=broker.port, password=password, more=more)
         found = settings.read(self.config)
         self.keys = found.state_folder / "keys"
         self.command("keys")

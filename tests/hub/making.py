@@ -234,3 +234,9 @@ def occupied() -> socket.socket:
     made.bind(("127.0.0.1", 0))
     made.listen()
     return made
+
+
+def planned(plan, camera, **labels):
+    """The release that a plan names to a camera with these labels; None where it does not speak of it."""
+    group = plan.group_for(camera, labels)
+    return None if group is None else group.release

@@ -129,7 +129,7 @@ def test_a_backup_has_all_that_the_rows_name_and_says_so(hub):
     manifest = generations.read_manifest(made.generation)
     assert manifest == made.manifest
     assert (manifest.images, manifest.blobs, manifest.bytes, manifest.epoch) == (len(images), 3, 10, now)
-    assert (manifest.project, manifest.schema, manifest.missing) == ("cells", "0005", [])
+    assert (manifest.project, manifest.schema, manifest.missing) == ("cells", "0006", [])
     assert manifest.sha256 == sha256_hex((made.generation / "hone.db").read_bytes())
     assert manifest.time == hub.clock.utc()
     assert made.generation.name == "20260301T120100Z"

@@ -35,10 +35,13 @@ from shared.messages import HubStatus, Reply, Status, Want, decode, encode
 from shared.mqtt import PahoBus
 from tests.fakes.listener import Recorder, wait_until
 from tests.hub.conftest import CACHE
-from tests.hub.making import NOW, add_image, event_of, get_image, picture, reported, toml_in
+from tests.hub.making import NOW, add_image, event_of, get_image, picture, planned, reported, toml_in
 
 CAMERA = "site/cam-1"
-FAST = "[train]\nl2 = [0.01]\nfolds = 2\n[rollout]\ncanary = 1\nsoak_s = 0\n[retrain]\nevery_labels = 3\n"
+FAST = (
+    "[train]\nl2 = [0.01]\nfolds = 2\n[rollout]\nshadow = 0\ncanary = 1\nquality = false\ngroups = []\nsoak_s = 0\n"
+    "[retrain]\nevery_labels = 3\n"
+)
 
 
 class Scene:
@@ -247,18 +250,18 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     until(one.plan, "the first plan")
     manifest = open_signed(one.latest(topics.release("cells", 1)), RELEASE_TYPE, Manifest, one.reader()).body
     assert (manifest.number, manifest.note) == (1, "first")
-    assert one.plan().release_for(CAMERA) == 1
+    assert planned(one.plan(), CAMERA) == 1
     one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
     one.report(1)
     until(lambda: one.rows(Rollout)[-1].stage == "done", "the first rollout")
 
     assert daemon.release_run(one.finished_run(b"head 2"), "second") == 2
     until(lambda: one.plan().number >= 2, "the canary plan")
-    assert (one.plan().release_for(CAMERA), one.plan().release_for("site/cam-2")) == (2, 1)
+    assert (planned(one.plan(), CAMERA), planned(one.plan(), "site/cam-2")) == (2, 1)
     one.report(1, state="failed", reload_release=2, reason="golden check")
     until(lambda: one.rows(Rollout)[-1].state == "held", "the hold")
     assert one.rows(Rollout)[-1].reason == f"{CAMERA} could not take it: golden check"
-    assert one.plan().release_for("site/cam-2") == 1, "the others keep what they run"
+    assert planned(one.plan(), "site/cam-2") == 1, "the others keep what they run"
     with pytest.raises(TrainError, match="run 99: does not exist"):
         daemon.release_run(99, "")
 
@@ -267,7 +270,7 @@ def test_releases_roll_out_as_the_camera_reports(scene):
     assert one.rows(Rollout)[-1].previous == 1, "what got past its canaries, not what was held"
     one.report(3)
     until(lambda: one.rows(Rollout)[-1].stage == "done", "the third rollout")
-    until(lambda: one.plan().release_for("site/cam-2") == 3, "the plan for everyone")
+    until(lambda: planned(one.plan(), "site/cam-2") == 3, "the plan for everyone")
     numbers = [
         open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).body.number
         for m in one.seen.messages
@@ -356,12 +359,12 @@ def test_a_restore_under_a_running_hub_has_it_sign_the_plan_anew_above_every_num
     backup.make(one.settings, one.config, tmp_path / "backups", SystemClock())
     for number in (2, 3):
         assert daemon.release_run(one.finished_run(b"head %d" % number), "") == number
-    until(lambda: one.plan().release_for(CAMERA) == 3, "the third release")
+    until(lambda: planned(one.plan(), CAMERA) == 3, "the third release")
     before = one.plan()
     manifests = one.count(topics.release("cells", 1))
     restore(one.settings, tmp_path / "backups", SystemClock(), force=True)
     until(lambda: one.plan().number > before.number, "a plan that cameras take")
-    assert one.plan().release_for(CAMERA) == 1, "what the hub knows of now"
+    assert planned(one.plan(), CAMERA) == 1, "what the hub knows of now"
     until(lambda: one.count(topics.release("cells", 1)) > manifests, "its manifest, which the broker may have lost")
     assert one.latest(topics.release("cells", 1)) == one.rows(Release)[0].envelope
     number = one.rows(Rollout)[-1].plan_number
@@ -456,11 +459,11 @@ def test_triage_settings_go_out_with_a_new_plan_and_come_back(scene):
     daemon.release_run(one.finished_run(b"head"), "")
     until(one.plan, "the plan")
     first = one.plan()
-    assert (first.triage, first.release_for(CAMERA)) == ({"low_score": 0.7}, 1), "the first plan has them already"
+    assert (first.triage, planned(first, CAMERA)) == ({"low_score": 0.7}, 1), "the first plan has them already"
     policies.set({"triage.audit": 0.5, "retrain.auto_release": False}, operator="Mira")
     until(lambda: one.plan().triage == {"low_score": 0.7, "audit": 0.5}, "another plan")
     assert one.plan().number > first.number
-    assert one.plan().release_for(CAMERA) == 1
+    assert planned(one.plan(), CAMERA) == 1
     number = one.plan().number
     policies.set({"retrain.auto_release": None}, operator="Mira")
     for _ in range(3):

@@ -28,7 +28,7 @@ from shared.messages import Want
 from shared.preprocess import Preprocess
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import Recorder, wait_until
-from tests.hub.making import CLASSES, NOW
+from tests.hub.making import CLASSES, NOW, planned
 
 HOW = Preprocess()
 BACKBONE, GOLDEN = bytes(range(256)) * 800, b"golden" * 40  # 204,800 bytes are 4 chunks
@@ -147,7 +147,7 @@ def test_plans_have_growing_numbers_of_their_own_and_verify(store, pair):
     plans = [open_signed(one.plan, PLAN_TYPE, Plan, reader(pair)).body for one in rows]
     assert [one.number for one in plans] == [one.plan_number for one in rows] == [1, 2]
     assert plans[0].groups == [Group(name="all", release=1)]
-    assert (plans[1].release_for("site/cam-1"), plans[1].release_for("site/cam-2")) == (2, 1)
+    assert (planned(plans[1], "site/cam-1"), planned(plans[1], "site/cam-2")) == (2, 1)
     assert (plans[1].stage, plans[1].expires) == ("canary", rows[1].plan_expires)
 
 

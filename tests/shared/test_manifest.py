@@ -384,9 +384,9 @@ def test_unsigned_ones_pass_the_rules_that_are_left() -> None:
 
 
 def test_the_first_group_that_holds_a_camera_decides() -> None:
-    assert PLAN.release_for("site/cam-1") == 7
-    assert PLAN.release_for("site/cam-2") == 6
-    assert msgspec.structs.replace(PLAN, groups=PLAN.groups[:1]).release_for("site/cam-2") is None
+    assert PLAN.group_for("site/cam-1", {}) is PLAN.groups[0]
+    assert PLAN.group_for("site/cam-2", {}) is PLAN.groups[1]
+    assert msgspec.structs.replace(PLAN, groups=PLAN.groups[:1]).group_for("site/cam-2", {}) is None
 
 
 def test_parts_by_name() -> None:

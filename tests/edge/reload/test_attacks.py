@@ -321,7 +321,7 @@ def test_endless_data_in_chunks(running: Camera, hub: Registry, broker: FakeBrok
     topic = topics.blob(sha256_hex(THREE.backbone), 0)
     broker.retained[topic] += bytes(8 << 20)
     kept: list[int] = []
-    fetch = running.reload._fetch
+    fetch = running.reload._pursuit._fetch
     take = fetch.take
 
     def noted(sha256: str, index: int, data: bytes) -> bool:
@@ -459,7 +459,7 @@ def test_key_compromise_of_a_delegation_needs_the_root(thief: Registry, running:
 def test_fast_forward(ours: Path, thief: Registry, hub: Registry, running: Camera, make_camera: MakeCamera) -> None:
     """The thief raises every number to the highest there is; with his key the camera forgets them."""
     thief.release(MAX_NUMBER, THIEF)
-    thief.exceptions = MAX_NUMBER - 1
+    thief.exceptions = 2**53 - 1
     thief.desired(CAMERA, MAX_NUMBER)
     running.wait_release(MAX_NUMBER)
     thief.plan(MAX_NUMBER, number=MAX_NUMBER)

@@ -5,11 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.reload import Policy
+from edge.policy import Policy
 from shared.manifest import Plan
 from shared.policy import TriageSettings
 from tests.edge.reload.camera import ONE, TWO, MakeCamera
-from tests.fakes.camera import CAMERA
 from tests.fakes.hub import Registry
 from tests.fakes.listener import wait_until
 
@@ -80,4 +79,4 @@ def test_a_plan_of_an_older_hub_says_nothing_of_triage() -> None:
         b'"stage":"done","groups":[{"name":"all","release":4,"cameras":[]}],"settings":{}}'
     )
     plan = msgspec.json.decode(old, type=Plan)
-    assert (plan.release_for(CAMERA), plan.triage) == (4, None)
+    assert (plan.groups[0].release, plan.triage) == (4, None)

@@ -1,0 +1,345 @@
+"""Rollouts: releases on their way through the fleet, with the database and the signatures that this takes.
+
+The rules are in `hub.rollout`. One rollout is under way at a time; later releases wait as drafts, and when their turn
+comes the newest one begins and the older ones are superseded. The one under way, or the last that was, is the row with
+the highest plan number. What is reverted is followed at once by a release of the model before, under a new number.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlmodel import Session, col, select
+
+from hub import evidence, exemptions, release, rollout
+from hub.keys import Keys
+from hub.progress import Progress
+from hub.registry import Registry
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.tables import Release, Rollout, Run
+from shared.clock import Clock
+from shared.errors import RolloutError
+from shared.manifest import ModelSpec
+from shared.policy import to_wire
+
+log = logging.getLogger(__name__)
+
+
+class Rollouts:
+    """Of one project. settings: those in force. changed: called when there is something new to publish.
+
+    Not safe to share by threads: the daemon's lock is around all of it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        project: str,
+        keys: Keys,
+        registry: Registry,
+        clock: Clock,
+        *,
+        settings: Callable[[], HubSettings],
+        changed: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._project = project
+        self._keys = keys
+        self._registry = registry
+        self._clock = clock
+        self._settings = settings
+        self._changed = changed
+
+    def use(self, keys: Keys) -> None:
+        """Sign with these keys from now on; `look` signs anew what is in use."""
+        self._keys = keys
+
+    def release(self, run: Run, note: str, *, start: bool = True) -> int:
+        """Number and sign a run's model, and have it wait for its turn; start: without an operator's word."""
+        model = release.model_of(run, self._store)
+        with self._store.write() as session:
+            row = self._create(session, run, model, note)
+            _add(session, rollout.draft(row.number, 0, self._clock.utc(), held=not start), self._project)
+        log.info("release %d: run %d, %d bytes, %d of them new", row.number, run.id or 0, row.size, row.new_bytes)
+        self.look(restored=False)
+        return row.number
+
+    def look(self, *, restored: bool) -> None:
+        """Move on what can be moved, and keep what is signed good. restored: from a backup, so all is signed anew."""
+        now, days = self._clock.utc(), self._settings().rollout.days
+        with self._store.write() as session:
+            target = current(session, self._project)
+            number = target.plan_number if target is not None else 0
+            if target is None or load(target).ended:
+                target = self._begin_next(session, target) or target
+            elif load(target).state == "running":
+                self._step(session, target)
+                target = current(session, self._project)
+            if target is not None:
+                self._keep_signed(session, target, restored=restored)
+            fresh = target is not None and target.plan_number != number
+            fresh |= exemptions.keep(session, self._project, self._keys, now=now, days=days, restored=restored)
+        if fresh:
+            self._changed()
+
+    # -- an operator's word
+
+    def resume(self) -> None:
+        """Let a held rollout, or else the newest held draft, go on; RolloutError when there is none."""
+        cameras, settings = self._registry.cameras(self._project), self._settings().rollout
+        self._say("held", lambda one: rollout.resume(one, cameras, settings, self._clock.utc()))
+
+    def pause(self) -> None:
+        """Stop the rollout under way where it is."""
+        self._say("running", rollout.pause)
+
+    def promote(self) -> None:
+        """Let the rollout under way into its next stage, whatever has been proven."""
+        cameras, settings = self._registry.cameras(self._project), self._settings().rollout
+        self._say("", lambda one: rollout.promote(one, cameras, settings, self._clock.utc()))
+
+    def abort(self, why: str) -> None:
+        """End the rollout under way, or else the newest draft; what is in use goes back to the model before."""
+        self._say("", lambda one: rollout.abort(one, why, self._clock.utc()))
+
+    def exempt(self, camera: str, number: int, reason: str, operator: str) -> None:
+        """One release for one camera, whatever the plan says; number 0 ends that. RolloutError for an unknown one."""
+        with self._store.write() as session:
+            wish = exemptions.Wish(camera, number, reason, operator)
+            days, now = self._settings().rollout.days, self._clock.utc()
+            exemptions.make(session, self._project, self._keys, wish, now=now, days=days)
+        self._changed()
+
+    # -- below the surface
+
+    def _say(self, state: str, change: Callable[[Progress], Progress]) -> None:
+        with self._store.write() as session:
+            target = current(session, self._project)
+            if target is None or load(target).ended or (state and target.state != state):
+                drafts = [one for one in _drafts(session, self._project) if not state or one.state == state]
+                target = drafts[-1] if drafts else None
+            if target is None:
+                what = {"held": "held", "running": "under way"}.get(state, "under way")
+                raise RolloutError(f"has no rollout that is {what}", subject=f"project {self._project}")
+            self._move(session, target, change(load(target)))
+        self.look(restored=False)
+        self._changed()
+
+    def _create(self, session: Session, run: Run, model: ModelSpec, note: str) -> Release:
+        days = self._settings().rollout.days
+        return release.create(session, run, model, self._keys, now=self._clock.utc(), days=days, note=note)
+
+    def _begin_next(self, session: Session, last: Rollout | None) -> Rollout | None:
+        """Begin the newest draft; None while there is none, or it waits for a camera."""
+        drafts = [one for one in _drafts(session, self._project) if one.state == "running"]
+        if not drafts:
+            return None
+        *older, target = drafts
+        for one in older:
+            one.state, one.reason = "superseded", f"release {target.release} came before its turn"
+            session.add(one)
+        if last is not None and last.release > target.release:
+            target = self._numbered_anew(session, target)
+        before = 0 if last is None else runs_after(load(last))
+        draft = replace(load(target), previous=before)
+        cameras, now = self._registry.cameras(self._project), self._clock.utc()
+        progress = rollout.begin(draft, cameras, self._settings().rollout, now)
+        if progress.stage == "draft":
+            if progress != draft:
+                save(target, progress)
+                session.add(target)
+            return None
+        self._move(session, target, progress)
+        return target
+
+    def _numbered_anew(self, session: Session, draft: Rollout) -> Rollout:
+        """A release that cameras would refuse by now, since they have accepted a higher one, gets a number above."""
+        row = _release(session, self._project, draft.release)
+        run = session.get(Run, row.run_id)
+        if run is None:
+            raise RolloutError("belongs to no run", subject=f"release {row.number}")
+        fresh = self._create(session, run, msgspec.convert(row.model, ModelSpec), row.note)
+        draft.state, draft.reason = "superseded", f"released anew as {fresh.number}"
+        session.add(draft)
+        return _add(session, rollout.draft(fresh.number, 0, self._clock.utc()), self._project)
+
+    def _step(self, session: Session, target: Rollout) -> None:
+        before, settings = load(target), self._settings().rollout
+        paused = bool(target.evidence.get("paused", False))
+        found, paused = evidence.look(session, self._project, before, settings, paused=paused)
+        if (told := evidence.to_row(found, paused=paused)) != target.evidence:
+            target.evidence = told
+            session.add(target)
+        after = rollout.step(before, self._registry.cameras(self._project), found, settings, self._clock.utc())
+        if after != before:
+            self._move(session, target, after)
+
+    def _move(self, session: Session, target: Rollout, after: Progress) -> None:
+        """Save what a rollout has become, sign its plan, and follow a reverted one by the model before."""
+        before = load(target)
+        if (after.stage, after.group, after.state) != (before.stage, before.group, before.state):
+            log.info("rollout of release %d: %s, %s: %s", after.release, after.stage, after.state, after.reason)
+            target.history = [*target.history, _entry(after, self._clock.utc())]
+        settings = self._settings()
+        planned = target.plan_number and rollout.groups(before, settings.rollout)
+        save(target, after)
+        session.add(target)
+        if after.stage != "draft" and planned != rollout.groups(after, settings.rollout) and after.state != "reverted":
+            self._sign(session, target)
+        if after.state == "reverted":
+            self._go_back(session, target, after)
+
+    def _go_back(self, session: Session, target: Rollout, after: Progress) -> None:
+        """Release the model before once more, above every number that cameras have seen, to everyone."""
+        old = _release(session, self._project, after.previous)
+        run = session.get(Run, old.run_id)
+        if run is None:
+            raise RolloutError("belongs to no run", subject=f"release {old.number}")
+        note = f"back from release {after.release} to the model of release {after.previous}: {after.reason}"
+        row = self._create(session, run, msgspec.convert(old.model, ModelSpec), note[:2000])
+        now = self._clock.utc()
+        begun = rollout.begin(
+            rollout.draft(row.number, after.previous, now, kind="back"), [], self._settings().rollout, now
+        )
+        back = _add(session, begun, self._project)
+        back.reverts, back.evidence = after.release, target.evidence
+        back.history = [_entry(begun, now)]
+        self._sign(session, back)
+        log.warning("release %d: %s", row.number, note)
+
+    def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> None:
+        """Sign the plan anew at half time, after a restore, and where cameras would refuse it."""
+        settings, now = self._settings(), self._clock.utc()
+        why = "the database was restored" if restored else release.refused(session, target, self._keys)
+        half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=settings.rollout.days) / 2
+        other = release.triage_of(target) != (None if settings.triage is None else to_wire(settings.triage))
+        if why or half:
+            for row in session.exec(
+                select(Release).where(
+                    Release.project == self._project,
+                    col(Release.number).in_(
+                        [target.release, target.previous, *exemptions.numbers(session, self._project)]
+                    ),
+                )
+            ):
+                release.renew(row, self._keys, now=now, days=settings.rollout.days)
+                session.add(row)
+        if why or half or other:
+            self._sign(session, target)
+        if why:
+            log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
+        if other:
+            log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
+
+    def _sign(self, session: Session, target: Rollout) -> None:
+        """A new plan for a rollout, with the triage settings that the cameras shall follow."""
+        settings = self._settings()
+        release.sign_plan(
+            session,
+            target,
+            rollout.groups(load(target), settings.rollout),
+            self._keys,
+            now=self._clock.utc(),
+            days=settings.rollout.days,
+            triage=settings.triage,
+        )
+
+
+def current(session: Session, project: str) -> Rollout | None:
+    """The rollout under way, or the last one that was; None before the first."""
+    return session.exec(
+        select(Rollout)
+        .where(Rollout.project == project, Rollout.plan_number > 0)
+        .order_by(col(Rollout.plan_number).desc())
+    ).first()
+
+
+def busy(session: Session, project: str) -> str:
+    """The state of the rollout under way, or of the newest draft; "" when there is none of both."""
+    target = current(session, project)
+    if target is not None and not load(target).ended:
+        return target.state
+    drafts = _drafts(session, project)
+    return drafts[-1].state if drafts else ""
+
+
+def runs_after(last: Progress) -> int:
+    """The release that the fleet runs after a rollout has ended, as far as it got."""
+    reached = last.stage in ("everyone", "done") and last.state != "reverted"
+    return last.release if reached else last.previous
+
+
+def load(row: Rollout) -> Progress:
+    """The progress that a row holds."""
+    fields = {
+        **row.details,
+        "release": row.release,
+        "previous": row.previous,
+        "stage": row.stage,
+        "since": row.since,
+        "kind": row.kind,
+        "state": row.state,
+        "reason": row.reason,
+        "canaries": row.cameras,
+        "healthy_since": row.healthy_since,
+        "forgiven": row.forgiven,
+    }
+    return msgspec.convert(fields, Progress)
+
+
+def save(row: Rollout, progress: Progress) -> None:
+    """Have a row hold a progress; the caller adds it to the session."""
+    row.release, row.previous, row.stage, row.kind = progress.release, progress.previous, progress.stage, progress.kind
+    row.since, row.healthy_since, row.reason = progress.since, progress.healthy_since, progress.reason
+    row.cameras, row.forgiven, row.state = list(progress.canaries), list(progress.forgiven), progress.state
+    row.details = {
+        "shadows": list(progress.shadows),
+        "specs": list(progress.specs),
+        "group": progress.group,
+        "named": [list(one) for one in progress.named],
+        "before_ms": dict(progress.before_ms),
+    }
+
+
+def _drafts(session: Session, project: str) -> list[Rollout]:
+    return list(
+        session.exec(
+            select(Rollout)
+            .where(
+                Rollout.project == project,
+                Rollout.stage == "draft",
+                col(Rollout.state).in_(["running", "held"]),
+            )
+            .order_by(col(Rollout.release))
+        )
+    )
+
+
+def _add(session: Session, progress: Progress, project: str) -> Rollout:
+    row = Rollout(project=project, release=progress.release, since=progress.since)
+    save(row, progress)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _entry(progress: Progress, now: datetime) -> dict[str, Any]:
+    """One line of a rollout's history."""
+    return {
+        "at": now.isoformat(),
+        "stage": progress.stage,
+        "group": progress.specs[progress.group] if progress.stage == "group" else "",
+        "state": progress.state,
+        "reason": progress.reason,
+    }
+
+
+def _release(session: Session, project: str, number: int) -> Release:
+    row = session.exec(select(Release).where(Release.project == project, Release.number == number)).first()
+    if row is None:
+        raise RolloutError("does not exist", subject=f"release {number}")
+    return row
