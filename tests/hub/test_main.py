@@ -31,6 +31,7 @@ COMMANDS = {
     "release": "through the running hub",
     "card": "what it is for, learned from",
     "export-model": "for people without Hone",
+    "pack": "carried to cameras by hand",
     "settings": "a running hub follows at once",
     "fsck": "every row has its blob",
     "backup": "while the hub runs",
