@@ -110,7 +110,7 @@ def test_labels_are_compared_by_name_and_counted(run: TrialRun, other: Other, be
         [came] = back(run)
         assert came.share == 1.0
         assert (came.rival is None) == (answer.probabilities[1] == np.float32(0.6))
-    assert came.rival == Rival(release=6, label="odd", score=0.8, trial=state(run).id, number=1)
+    assert came.rival == Rival(release=6, label="odd", score=0.8, trial=state(run).id, number=2)
     told = state(run)
     assert (told.frames, told.differed, told.low, told.other_low, told.missed, told.lost) == (3, 2, 1, 1, 0, 0)
     assert told.labels == {"good": 2, "bad": 1}
@@ -224,7 +224,9 @@ def test_counts_begin_anew_with_another_pair_alone(run: TrialRun, other: Other, 
     assert (state(run).frames, state(run).lost) == (1, 1)
     run.skip("no room")
     assert (state(run).frames, state(run).skipped) == (1, "no room")
+    first = state(run).id
     begin(facts=Facts(7, OTHER.classes))
+    assert state(run).id != first
     assert state(run) == TrialState(release=5, other=7, id=state(run).id)
     run.lost(rival)
     assert state(run).lost == 0, "of the pair before"
