@@ -138,8 +138,7 @@ def test_after_a_theft_the_cameras_follow_the_new_key_and_refuse_the_old_one(pla
     until(lambda: agent._errors["old_release"], "the refusal")
     assert plant.release(parts(beta=2)) == 3
     until(runs(agent, 3), "the hub's release 3")
-    reported = agent._reload.state
-    assert (reported.state, reported.reason) == ("running", "")
+    until(lambda: (agent._reload.state.state, agent._reload.state.reason) == ("running", ""), "the word of it")
 
     plant.stop_camera()
     plant.thief.plan(3)
