@@ -136,15 +136,15 @@ def test_after_a_theft_the_cameras_follow_the_new_key_and_refuse_the_old_one(pla
     plant.thief.release(3, parts(beta=9))
     plant.thief.plan(3)
     until(lambda: agent._errors["old_release"], "the refusal")
-    assert plant.release(parts(beta=2)) == 3
-    until(runs(agent, 3), "the hub's release 3")
+    number = plant.release(parts(beta=2))  # 2 or 3: whether the thief's 2 was reported in time makes no difference
+    until(runs(agent, number), "the hub's next release")
     until(lambda: (agent._reload.state.state, agent._reload.state.reason) == ("running", ""), "the word of it")
 
     plant.stop_camera()
     plant.thief.plan(3)
     again = plant.start_camera()
     until(lambda: again._errors["old_release"], "the refusal after a restart")
-    assert runs(again, 3)()
+    until(runs(again, number), "the hub's release, still")
 
 
 def test_a_planned_rotation_is_not_even_noticed(plant: Plant) -> None:
