@@ -36,6 +36,7 @@ from edge.shelf import Kept, Shelf
 from edge.trial import TrialRun
 from edge.trust import Trust
 from edge.unpack import unpack
+from edge.variant import choose
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
@@ -49,8 +50,10 @@ from shared.manifest import (
     Desired,
     Group,
     Manifest,
+    ModelSpec,
     Plan,
     Trial,
+    VariantName,
     check_number,
 )
 from shared.messages import ReloadState
@@ -313,12 +316,12 @@ class Reload:
     def _take_pack(self, pack: PackFile, told: Callable[[bool, str], None]) -> None:
         """Check a pack as if it came from the broker and put its parts on the shelf; then it runs, or waits."""
         try:
-            manifest = unpack(pack, trust=self._trust, shelf=self._shelf, unsigned=self._settings.packs_unsigned)
+            unsigned = self._settings.packs_unsigned
+            kept = unpack(pack, trust=self._trust, shelf=self._shelf, unsigned=unsigned, variant=self._variant_of)
         except (HoneError, OSError) as error:
             told(False, str(error))
             raise
-        number, running = manifest.number, self._engine.running
-        kept = Kept(release=number, model=manifest.model)
+        number, running = kept.release, self._engine.running
         if running is not None and running.release == number:
             told(True, f"release {number} runs already")
         elif self._named() not in (None, number):
@@ -351,8 +354,18 @@ class Reload:
         floor = 0 if self._pursuit.trying else self._shelf.state.floor
         check_number("release", number, floor, frozenset(self._shelf.state.failed))
         self._trust.accept(opened)
-        self._pursuit.found(manifest)
+        self._pursuit.found(manifest, self._variant_of(manifest.model))
         self._advance()
+
+    def _variant_of(self, model: ModelSpec) -> VariantName:
+        """Which variant of a model to go after, by what was measured here; on trial that of the model in use."""
+        running, pace, speeds = self._engine.running, self._engine.pace, self._shelf.state.speeds
+        now = running.facts.variant if running is not None else "float"
+        if pace is not None:
+            speeds = {**speeds, now: round(pace.infer_ms, 2)}
+            self._shelf.change(speeds=speeds)
+        setting = now if self._pursuit.trying else self._settings.variant
+        return choose(setting, offered=model.int8 is not None, running=now, speeds=speeds, pace=pace)
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
         if self._pursuit.chunk(sha256, index, data):

@@ -62,5 +62,5 @@ def write_pack(
 def _members(row: Release, store: Store, name: str, manifest: bytes) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each, one part at a time in memory."""
     yield name, manifest
-    for part, spec in release.manifest_of(row).model.parts().items():
+    for part, spec in release.manifest_of(row).model.all_parts().items():
         yield part_name(part, spec), store.blobs.read(spec.sha256)

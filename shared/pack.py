@@ -1,8 +1,9 @@
 """A model pack: one file that carries a release by hand. Bytes in, members out; who reads files is `edge.pack`.
 
 An uncompressed tar (ustar) of plain files, in this order: the manifest, then each part of its model in the order of
-`ModelSpec.parts`, named by part and hash. The manifest is `manifest.json`, signed as on the wire (`shared.manifest`),
-or `unsigned.json`, a bare Manifest. Nothing else is in it, and no name in it is ever used as a path.
+`ModelSpec.all_parts`, named by part and hash, as it is and not packed. The manifest is `manifest.json`, signed as on
+the wire (`shared.manifest`), or `unsigned.json`, a bare Manifest. Nothing else is in it, and no name in it is ever used
+as a path.
 """
 
 import tarfile

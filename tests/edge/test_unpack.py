@@ -30,7 +30,9 @@ def take(
     def one(data: bytes) -> tuple[Shelf, int]:
         path = tmp_path / "one.pack"
         path.write_bytes(data)
-        return shelf, unpack(PackFile(path), trust=trust, shelf=shelf, unsigned=False).number
+        return shelf, unpack(
+            PackFile(path), trust=trust, shelf=shelf, unsigned=False, variant=lambda _: "float"
+        ).release
 
     one.shelf = shelf  # type: ignore[attr-defined]
     return one

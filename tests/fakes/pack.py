@@ -13,7 +13,7 @@ def archive(members: Sequence[tuple[str, bytes]]) -> bytes:
 
 def members(manifest: bytes, model: Parts, name: str = SIGNED) -> list[tuple[str, bytes]]:
     """Manifest and parts under their names, in the right order."""
-    specs = model.spec().parts()
+    specs = model.spec().all_parts()
     return [
         (name, manifest),
         *((part_name(one, specs[one]), data) for one, data in zip(specs, model.blobs(), strict=True)),

@@ -264,3 +264,20 @@ def test_the_broker_may_not_send_unsigned_ones(hub: Registry, make_camera: MakeC
     hub.plan(6)
     camera.wait_failed("is not a signed message")
     assert camera.release == 0
+
+
+# ------------------------------------------------------------------------------ variants
+
+
+@pytest.mark.parametrize("variant", ["float", "int8"])
+def test_a_pack_brings_the_variant_that_the_camera_runs(
+    hub: Registry, make_camera: MakeCamera, drop: Drop, make_settings: Callable[..., EdgeSettings], variant: str
+) -> None:
+    both = replace(ONE, int8=TWO)
+    assert both.int8 is not None
+    camera = make_camera(connect=False, variant=variant)
+    assert drop(camera, pack(hub.manifest(3, both), both)) == "release 3 runs"
+    camera.wait_release(3)
+    here = {one.name for one in (make_settings().state_folder / "models" / "parts").iterdir()}
+    wanted = both.int8 if variant == "int8" else ONE
+    assert here == {sha256_hex(one) for one in wanted.blobs()}
