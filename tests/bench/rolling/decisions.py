@@ -14,7 +14,6 @@ import numpy as np
 from hub import rollout
 from hub.evidence import drawn
 from hub.gate import Pairs, judge
-from hub.progress import Progress
 from hub.seen import CameraView, Evidence, TrialView
 from hub.settings import RolloutSettings
 
@@ -60,7 +59,7 @@ class Fleet:
     delay_s: float = 120.0
     label_s: float = 4.0
     cannot: float = 0.03
-    look_s: float = 10.0
+    look_s: float = 30.0
 
     def settings(self, settle):
         """The rules as an operator would set them for this fleet; the rest is default."""
