@@ -1,12 +1,16 @@
 """Evidence: what the cameras of a rollout have shown, from their reports and the images on which two models differ.
 
-Counts are kept by camera and start of its program, so that a restart loses none that were reported. A frame on which
-the models differ counts as open until its image is here and an operator has said what it is: what never comes counts
-against the release.
+An operator settles differences at his own pace, cameras find them at theirs. What is open counts against a release, so
+of too many no decision could come: once `rollout.batch` differences wait, a window of counting closes on every camera,
+and the next one opens when all of them are settled. What lies between counts neither way. Whether a window is open
+depends on what came before it alone, so what it holds is a random sample like any other.
+
+A window is told by a camera's own counts, frames and differences, at its begin and end; an image says which difference
+it is. So every difference of a window is known, also one whose image never came: it stays open.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -22,49 +26,64 @@ from hub.tables import Camera, Image, Pair, Rollout, Trial
 from shared.messages import TrialState
 
 
-def note(session: Session, project: str, progress: Progress) -> None:
-    """Keep what the shadow and canary cameras last reported of this rollout; in the caller's transaction."""
-    wanted = {(progress.previous, progress.release), (progress.release, progress.previous)}
-    for camera in _cameras(session, progress):
-        told = camera.reported.get("trial")
-        if told is None or (told.get("release"), told.get("other")) not in wanted:
-            continue
-        counts = msgspec.to_builtins(msgspec.convert(told, TrialState))
-        key = (project, told["release"], told["other"], camera.name, str(camera.reported.get("boot", "")))
-        row = session.get(Trial, key)
-        if row is None:
-            row = Trial(project=key[0], release=key[1], other=key[2], camera=key[3], boot=key[4])
-        if row.counts != counts:
-            row.counts = counts
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """A frame that is evidence, and what has become of it. counted: its camera has reported that many."""
+
+    pair: Pair
+    image: int
+    decided: bool
+    label: str | None
+    counted: bool
+
+
+def look(
+    session: Session, project: str, progress: Progress, settings: RolloutSettings, *, paused: bool
+) -> tuple[Evidence, bool]:
+    """Take in what the cameras last reported, in the caller's transaction, and judge by all there is.
+
+    paused: whether counting was paused at the last look; returned is whether it is now.
+    """
+    _note(session, project, progress, paused=paused)
+    session.flush()
+    found = gather(session, project, progress, settings)
+    trials = _trials(session, project, progress.release, progress.previous)
+    here = [one for one in _differences(session, project, trials) if drawn(one.pair.event_id, settings.settle)]
+    waiting = sum(not one.decided for one in here)
+    pause = waiting >= settings.batch or (paused and waiting > 0)
+    if pause and not paused:
+        for row in trials:
+            row.windows = _closed(row)
             session.add(row)
+    return found, pause
 
 
 def gather(session: Session, project: str, progress: Progress, settings: RolloutSettings) -> Evidence:
     """All that was noted of a rollout so far, with what the pairs of its canaries prove."""
     new, old = progress.release, progress.previous
-    rows = session.exec(
-        select(Trial).where(
-            Trial.project == project, col(Trial.release).in_([new, old]), col(Trial.other).in_([new, old])
-        )
-    ).all()
-    skips = {one.name: _skipped(one) for one in _cameras(session, progress)}
-    shadow = _views([one for one in rows if one.release == old], skips, progress.shadows, candidate_beside=True)
-    canary = _views([one for one in rows if one.release == new], skips, progress.canaries, candidate_beside=False)
-    pairs = _pairs(session, project, progress, canary.values(), settings.settle)
-    return Evidence(shadow, canary, pairs, judge(pairs, margin=settings.margin, error=settings.error))
+    skips = {one.name: str((one.reported.get("trial") or {}).get("skipped", "")) for one in _cameras(session, progress)}
+    trials = _trials(session, project, new, old)
+    pairs = _pairs(trials, _differences(session, project, trials), settings.settle)
+    return Evidence(
+        shadow=_views(_trials(session, project, old, new), skips, progress.shadows, candidate_beside=True),
+        canary=_views(trials, skips, progress.canaries, candidate_beside=False),
+        pairs=pairs,
+        judgement=judge(pairs, margin=settings.margin, error=settings.error),
+    )
 
 
-def to_row(evidence: Evidence) -> dict[str, Any]:
-    """As a rollout's row keeps it, for pages and records."""
+def to_row(evidence: Evidence, *, paused: bool) -> dict[str, Any]:
+    """As a rollout's row keeps it, for pages and records. paused: no more is counted until what waits is settled."""
     pairs, judgement = evidence.pairs, evidence.judgement
     return {
         "shadow": {name: asdict(one) for name, one in evidence.shadow.items()},
         "canary": {name: asdict(one) for name, one in evidence.canary.items()},
         "pairs": asdict(pairs),
         "labels": pairs.settled,
+        "paused": paused,
         "verdict": judgement.verdict,
-        "harm": _finite(judgement.harm),
-        "safety": _finite(judgement.safety),
+        "harm": min(judgement.harm, 1e300),  # as JSON can hold it
+        "safety": min(judgement.safety, 1e300),
     }
 
 
@@ -79,19 +98,54 @@ def urgent(session: Session, project: str, waits: Iterable[ColumnElement[bool] |
     waits: the conditions under which an image waits.
     """
     way = session.exec(
-        select(Rollout.release, Rollout.stage)
+        select(Rollout.release, Rollout.previous, Rollout.stage)
         .where(Rollout.project == project, Rollout.plan_number > 0)
         .order_by(col(Rollout.plan_number).desc())
     ).first()
-    if way is None or way[1] in ("draft", "shadow", "done"):
+    if way is None or way[2] in ("draft", "shadow", "done"):
         return []
-    rows = session.exec(
-        select(Image.id, Pair.event_id)
-        .join(Pair, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
-        .where(Pair.project == project, Pair.release == way[0], *waits)
-        .order_by(col(Image.id))
+    trials = _trials(session, project, way[0], way[1])
+    return sorted(
+        one.image
+        for one in _differences(session, project, trials, *waits)
+        if not one.decided and drawn(one.pair.event_id, settle)
     )
-    return [one for one, event_id in rows if one is not None and drawn(event_id, settle)]
+
+
+# -- below the surface
+
+
+def _note(session: Session, project: str, progress: Progress, *, paused: bool) -> None:
+    """Keep what the shadow and canary cameras last reported of this rollout, and open windows where none is."""
+    wanted = {(progress.previous, progress.release), (progress.release, progress.previous)}
+    for camera in _cameras(session, progress):
+        told = camera.reported.get("trial")
+        if told is None or (told.get("release"), told.get("other")) not in wanted or not told.get("id"):
+            continue
+        key = (project, camera.name, str(told["id"]))
+        row = session.get(Trial, key)
+        if row is None:
+            row = Trial(project=key[0], camera=key[1], trial=key[2], release=told["release"], other=told["other"])
+        counts = msgspec.to_builtins(msgspec.convert(told, TrialState))
+        fresh = row.counts != counts
+        if not paused and (not row.windows or len(row.windows[-1]) == 4):
+            # A trial that begins counts from its beginning; later windows from what was reported last.
+            row.windows = [*row.windows, _at(row.counts) if row.windows else [0, 0]]
+            fresh = True
+        if fresh:
+            row.counts = counts
+            session.add(row)
+
+
+def _at(counts: dict[str, Any]) -> list[int]:
+    return [int(counts.get("frames", 0)), int(counts.get("differed", 0))]
+
+
+def _closed(row: Trial) -> list[list[int]]:
+    """The windows of a trial, the last one with an end."""
+    if not row.windows or len(row.windows[-1]) == 4:
+        return row.windows
+    return [*row.windows[:-1], [*row.windows[-1], *_at(row.counts)]]
 
 
 def _cameras(session: Session, progress: Progress) -> list[Camera]:
@@ -99,14 +153,16 @@ def _cameras(session: Session, progress: Progress) -> list[Camera]:
     return list(session.exec(select(Camera).where(col(Camera.name).in_(names)))) if names else []
 
 
-def _skipped(camera: Camera) -> str:
-    return str((camera.reported.get("trial") or {}).get("skipped", ""))
+def _trials(session: Session, project: str, release: int, other: int) -> list[Trial]:
+    return list(
+        session.exec(select(Trial).where(Trial.project == project, Trial.release == release, Trial.other == other))
+    )
 
 
 def _views(
-    rows: list[Trial], skips: dict[str, str], names: Iterable[str], *, candidate_beside: bool
+    rows: Sequence[Trial], skips: dict[str, str], names: Iterable[str], *, candidate_beside: bool
 ) -> dict[str, TrialView]:
-    """By camera, all starts of its program together. candidate_beside: the new model is the one beside."""
+    """By camera, all its trials together. candidate_beside: the new model is the one beside."""
     found = {}
     for name in names:
         states = [msgspec.convert(one.counts, TrialState) for one in rows if one.camera == name]
@@ -125,31 +181,47 @@ def _views(
     return found
 
 
-def _pairs(session: Session, project: str, progress: Progress, trials: Iterable[TrialView], settle: float) -> Pairs:
-    """The differences of the canaries, each with what an operator says it is."""
-    trials = list(trials)
+def _differences(
+    session: Session, project: str, trials: Sequence[Trial], *waits: ColumnElement[bool] | bool
+) -> list[_Difference]:
+    """The differences in the windows of these trials whose images are here."""
+    by_key = {(one.camera, one.trial): one for one in trials}
+    if not by_key:
+        return []
     rows = session.exec(
-        select(Pair, Image.decided, Image.label)
+        select(Pair, Image.id, Image.decided, Image.label)
         .join(Image, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
-        .where(Pair.project == project, Pair.release == progress.release, Pair.other == progress.previous)
-    ).all()
-    broken = mended = tied = waiting = 0
-    for pair, decided, label in rows:
-        if not drawn(pair.event_id, settle):
+        .where(Pair.project == project, Pair.release == trials[0].release, Pair.other == trials[0].other, *waits)
+    )
+    found = []
+    for pair, image, decided, label in rows:
+        trial = by_key.get((pair.camera, pair.trial))
+        if trial is None or image is None:
             continue
-        if not decided:
+        within = [one for one in trial.windows if one[1] < pair.number and (len(one) == 2 or pair.number <= one[3])]
+        if within:
+            counted = pair.number <= _at(trial.counts)[1]
+            found.append(_Difference(pair, image, decided, label, counted))
+    return found
+
+
+def _pairs(trials: Sequence[Trial], differences: Sequence[_Difference], settle: float) -> Pairs:
+    """What is known of the frames in the windows of these trials, each difference with what an operator says of it."""
+    closed = [window for trial in trials for window in _closed(trial)]
+    frames, differed = (sum(one[at + 2] - one[at] for one in closed) for at in (0, 1))
+    broken = mended = tied = waiting = here = 0
+    for one in differences:
+        if not one.counted:
+            continue
+        here += 1
+        if not drawn(one.pair.event_id, settle):
+            continue
+        if not one.decided:
             waiting += 1
-        elif label == pair.label:
+        elif one.label == one.pair.label:
             mended += 1
-        elif label == pair.other_label:
+        elif one.label == one.pair.other_label:
             broken += 1
         else:
             tied += 1
-    coming = max(0, sum(one.differed for one in trials) - len(rows))
-    frames = max(sum(one.frames for one in trials), len(rows))
-    return Pairs(frames, broken, mended, tied, waiting + coming, settle)
-
-
-def _finite(factor: float) -> float:
-    """As JSON can hold it."""
-    return min(factor, 1e300)
+    return Pairs(frames, broken, mended, tied, waiting + max(0, differed - here), settle)

@@ -165,9 +165,9 @@ class Rollouts:
 
     def _step(self, session: Session, target: Rollout) -> None:
         before, settings = load(target), self._settings().rollout
-        evidence.note(session, self._project, before)
-        found = evidence.gather(session, self._project, before, settings)
-        if (told := evidence.to_row(found)) != target.evidence:
+        paused = bool(target.evidence.get("paused", False))
+        found, paused = evidence.look(session, self._project, before, settings, paused=paused)
+        if (told := evidence.to_row(found, paused=paused)) != target.evidence:
             target.evidence = told
             session.add(target)
         after = rollout.step(before, self._registry.cameras(self._project), found, settings, self._clock.utc())
@@ -252,6 +252,15 @@ def current(session: Session, project: str) -> Rollout | None:
         .where(Rollout.project == project, Rollout.plan_number > 0)
         .order_by(col(Rollout.plan_number).desc())
     ).first()
+
+
+def busy(session: Session, project: str) -> str:
+    """The state of the rollout under way, or of the newest draft; "" when there is none of both."""
+    target = current(session, project)
+    if target is not None and not load(target).ended:
+        return target.state
+    drafts = _drafts(session, project)
+    return drafts[-1].state if drafts else ""
 
 
 def runs_after(last: Progress) -> int:
