@@ -7,10 +7,10 @@ a clock that is moved by hand. Four releases, each with shadow, 50 canaries (5 %
 the first of all, which goes to everyone at once; a new head (22 kB); a new backbone and head (13.5 MB); and a bad one
 with a new head, against which the field speaks. Real: database, signatures, `hub.rollouts`, publisher, registry, credit
 and commit of images, the operator's decisions; of each camera `edge.reload` with `edge.fetch`, signatures, hashes,
-loading and golden check of a .tflite. Not real: networks take no time; models are tiny ones in files as large as
-Lite0's (a thousand of those would need 45 GB); parts lie in memory once for the fleet, the state file of each camera's
-shelf too; the model beside the one in use is numbers, and the one shadow camera fetches the new one only when it is to
-run it; images are random bytes that come in one piece; reports come every 30 s and on a change.
+loading and golden check of a .tflite, also beside the one in use. Not real: networks take no time; models are tiny ones
+in files as large as Lite0's (a thousand of those would need 45 GB); parts lie in memory once for the fleet, the state
+file of each camera's shelf too; what two models say of a frame is drawn; images are random bytes that come in one
+piece; reports come every 30 s and on a change.
 
 hub_bytes_ratio: all that the hub sent over all that cameras received: the plan signed anew for each stage, manifests,
 parts, replies, beats, acknowledgements. The worse one of the new head and the full release, each with beats and

@@ -1,4 +1,4 @@
-"""A camera of which the reload is real, driven by hand: no thread, no lens, and a trial in numbers."""
+"""A camera of which reload and trial are real, driven by hand: no threads, no lens; what two models say is drawn."""
 
 import random
 from collections import Counter
@@ -9,7 +9,8 @@ from unittest.mock import patch
 from edge.infer import Engine
 from edge.reload import Reload
 from edge.settings import EdgeSettings
-from edge.shelf import Shelf
+from edge.shelf import WELL_SECONDS, Shelf
+from edge.trial import TrialRun
 from shared import topics
 from shared.errors import PartError
 from shared.files import sha256_hex
@@ -23,7 +24,6 @@ from shared.messages import (
     Rival,
     SpoolState,
     Status,
-    TrialState,
     decode,
     encode,
     encode_attached,
@@ -59,10 +59,26 @@ class SharedShelf(Shelf):
 class _StillEngine(Engine):
     """Between two frames all the time: a model that is handed in is in use at once."""
 
+    infer_ms = MS
+
     def offer(self, running, timeout):
         self._next = running
         self.turn()
         return True
+
+
+class _CountedTrial(TrialRun):
+    """A trial that is told what its two models would have said."""
+
+    def judged(self, count, differed, low):
+        """So many frames were judged by both; the numbers of those on which they differ."""
+        told = self._counts
+        told.frames += count
+        told.differed += differed
+        told.low += low
+        told.other_low += low
+        told.times.append(MS)
+        return range(told.differed - differed + 1, told.differed + 1)
 
 
 class _NoThread:
@@ -83,16 +99,18 @@ class Driven:
         self._boot = boot_id()
         self._report_s, self._due = report_s, 0.0
         self._told = None
-        self._trial = None
+        self._well, self._since = 0, 0.0
         self.engine = _StillEngine()
+        self.trial = _CountedTrial(self.engine, is_low=lambda _: False)
         settings = EdgeSettings(
             camera=name, project="cells", root_key=root, capture={"source": "."}, state=str(folder), clock="trusted"
         )
         self.errors = Counter()
         with patch("edge.reload.Shelf", SharedShelf):
             self.reload = Reload(
-                settings, bus=bus, engine=self.engine, clock=clock, errors=self.errors, clock_trusted=lambda: True
-            )
+                settings, bus=bus, engine=self.engine, trial=self.trial, clock=clock, errors=self.errors,
+                clock_trusted=lambda: True,
+            )  # fmt: skip
         self.reload._thread = _NoThread()
 
     def start(self):
@@ -127,8 +145,12 @@ class Driven:
     def look(self, frames):
         """So many frames have passed: those of the trial are judged, and what is new is told."""
         now = self._clock.monotonic()
+        if self.release != self._well and now - self._since >= WELL_SECONDS:
+            self._well = self.release
+            self.reload.ran_well()
+            self._work()
         self._compare(frames)
-        state = (self.reload.state, self._trial)
+        state = (self.reload.state, self.trial.state())
         if state != self._told or now >= self._due:
             self._told, self._due = state, now + self._report_s
             self._report()
@@ -142,38 +164,25 @@ class Driven:
             inbox.get()()
         if self.release and self.release not in self.ran:
             self.ran[self.release] = self._clock.utc()
+            self._since = self._clock.monotonic()
 
     def _compare(self, frames):
-        plan = self.reload._plan
-        group = plan.group_for(self.name, {}) if plan else None
-        wish = group.trial if group and group.release == self.release else None
-        if wish is None:
-            self._trial = None
+        wish = self.reload._beside.wish
+        if wish is None or not self.trial.runs:
             return
-        if self._trial is None or (self._trial.release, self._trial.other) != (self.release, wish.release):
-            self._trial = TrialState(release=self.release, other=wish.release, ms=MS, other_ms=MS)
         count = int(self._chance.binomial(frames, wish.share))
         model = self._models[max(self.release, wish.release)]
         broken, mended, _ = self._chance.multinomial(
             count, [model.broken, model.mended, 1 - model.broken - model.mended]
         )
-        told, low = self._trial, self._chance.binomial(count, LOW)
-        self._trial = TrialState(
-            release=told.release,
-            other=told.other,
-            frames=told.frames + count,
-            differed=told.differed + int(broken + mended),
-            low=told.low + int(low),
-            other_low=told.other_low + int(low),
-            ms=MS,
-            other_ms=MS,
-        )
+        numbers = self.trial.judged(count, int(broken + mended), int(self._chance.binomial(count, LOW)))
         if wish.ask:
-            for wrong in [True] * broken + [False] * mended:
-                self._send(wish.release, wrong)
+            wrong = self._chance.permutation([True] * broken + [False] * mended)
+            for number, one in zip(numbers, wrong, strict=True):
+                self._send(wish.release, number, one)
 
-    def _send(self, other, wrong):
-        """An event on which the two differ. wrong: the model in use is."""
+    def _send(self, other, number, wrong):
+        """An event on which the two differ, the so manieth. wrong: the model in use is."""
         label, rival = self._chance.permutation(CLASSES)[:2]
         start = int(self._chance.integers(len(_POOL) - IMAGE))
         data = _POOL[start : start + IMAGE - 16] + self._chance.bytes(16)
@@ -184,7 +193,9 @@ class Driven:
             id=one, project="cells", release=self.release, time=at, clock="synchronised", label=str(label), score=0.6,
             scores={str(label): 0.6, str(rival): 0.4}, why="pair", probability=1.0, value=3.0, size=IMAGE,
             sha256=sha256_hex(data), ext="jpg", chunk_size=65536,
-            rival=Rival(release=other, label=str(rival), score=0.7),
+            rival=Rival(
+                release=other, label=str(rival), score=0.7, trial=self.trial.state().id, number=number
+            ),
         )  # fmt: skip
         self.bus.publish(topics.event(self.name), encode_attached(event, data))
 
@@ -197,6 +208,6 @@ class Driven:
             floor=self.reload.floor, plan_floor=self.reload.plan_floor, reload=self.reload.state,
             spool=SpoolState(**spool), frames=FrameState(captured=0, inferred=0, dropped=0),
             rates=Rates(fps=1.0, low_score=LOW, infer_ms=MS), clock="synchronised",
-            up=self.bus.sent, down=self.bus.received, trial=self._trial,
+            up=self.bus.sent, down=self.bus.received, trial=self.trial.state(),
         )  # fmt: skip
         self.bus.publish(topics.reported(self.name), encode(reported), retain=True)

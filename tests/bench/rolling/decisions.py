@@ -1,6 +1,7 @@
 """Rollouts on a virtual clock: the real rules, cameras as numbers, models as a joint distribution of being right.
 
-Real: `hub.rollout` (begin, step, groups), and what it decides by: `hub.gate`, `hub.criteria`, `hub.stages`. Made up: a
+Real: `hub.rollout` (begin, step, groups), and what it decides by: `hub.gate`, `hub.criteria`, `hub.stages`. Restated:
+counting pauses while `rollout.batch` differences and more wait, until all are settled, as in `hub.evidence`. Made up: a
 camera takes a release some seconds after the plan names it, and never fails; frames come at an even rate, each camera
 draws by `share`, both models' answers on it are drawn from the setting, independently; the operator begins with a
 difference some time after it came, oldest first, then needs so many seconds for each, is right, and cannot tell a few.
@@ -91,6 +92,7 @@ class _Run:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("frames", "broken", "mended", "tied"), 0))
     waiting: list[tuple[datetime, str]] = field(default_factory=list)  # since when, and what it will be found to be
     free_at: datetime = BEGAN  # when the operator has time for the next one
+    paused: bool = False  # no more is counted until what waits is settled
 
     def __post_init__(self):
         # Where nobody labels nothing can change but by time.
@@ -101,7 +103,7 @@ class _Run:
         self.takes = {}  # camera -> release that it is about to run, and when
         self.harmed = set()
         self.shadow = 0
-        self.differed = 0
+        self.judged = self.differed = 0
         self.views = self._views()
 
     def go(self):
@@ -153,6 +155,7 @@ class _Run:
         return self._step(progress)
 
     def _step(self, progress):
+        self.paused = len(self.waiting) >= self.rules.batch or (self.paused and bool(self.waiting))
         return rollout.step(progress, self.views, self._evidence(progress), self.rules, self.now)
 
     def _frames(self, progress):
@@ -163,6 +166,9 @@ class _Run:
             return
         running = sum(self.runs[name] == NEW for name in progress.canaries)
         count = self.chance.binomial(round(each * running), self.fleet.share)
+        self.judged += int(count)
+        if self.paused:
+            return
         setting = self.setting
         agree = 1 - setting.broken - setting.mended
         broken, mended, _ = self.chance.multinomial(count, [setting.broken, setting.mended, agree])
@@ -208,11 +214,11 @@ class _Run:
         pairs = Pairs(
             counts["frames"], counts["broken"], counts["mended"], counts["tied"], len(self.waiting), self.rules.settle
         )
-        low = round(LOW * counts["frames"])
+        low = round(LOW * self.judged)
         both = {"new_ms": MS, "old_ms": MS}
         return Evidence(
             {name: TrialView(frames=self.shadow, **both) for name in progress.shadows},
-            {progress.canaries[0]: TrialView("", counts["frames"], self.differed, low, low, **both)},
+            {progress.canaries[0]: TrialView("", self.judged, self.differed, low, low, **both)},
             pairs,
             judge(pairs, margin=self.rules.margin, error=self.rules.error),
         )
