@@ -2,15 +2,16 @@
 
     python -m tests.bench.rollout
 
-(a) Bytes. 1,000 cameras and one hub in one process, on a broker in memory that counts every MQTT packet by formula, and
-a clock that is moved by hand. Four releases, each with shadow, 50 canaries (5 %), groups of 10 % and 50 %, everyone:
-the first of all, which goes to everyone at once; a new head (22 kB); a new backbone and head (13.5 MB); and a bad one
-with a new head, against which the field speaks. Real: database, signatures, `hub.rollouts`, publisher, registry, credit
-and commit of images, the operator's decisions; of each camera `edge.reload` with `edge.fetch`, signatures, hashes,
-loading and golden check of a .tflite, also beside the one in use. Not real: networks take no time; models are tiny ones
-in files as large as Lite0's (a thousand of those would need 45 GB); parts lie in memory once for the fleet, the state
-file of each camera's shelf too; what two models say of a frame is drawn; images are random bytes that come in one
-piece; reports come every 30 s and on a change.
+(a) Bytes. 1,000 cameras and one hub in one process, on a broker in memory that counts every MQTT packet by formula
+(which a release to three cameras by mosquitto, counted on the line, is held against), and a clock moved by hand. Four
+releases, each with shadow, 50 canaries (5 %), groups of 10 % and 50 %, everyone: the first of all, which goes to
+everyone at once; a new head (22 kB); a new backbone and head (13.5 MB); and a bad one with a new head, against which
+the field speaks. Real: database, signatures, `hub.rollouts`, publisher, registry, credit and commit of images, the
+operator's decisions; of each camera `edge.reload` with `edge.fetch`, signatures, hashes, loading and golden check of a
+.tflite, also beside the one in use. Not real: networks take no time; models are tiny ones in files as large as Lite0's
+(a thousand of those would need 45 GB); parts lie in memory once for the fleet, the state file of each camera's shelf
+too; what two models say of a frame is drawn; images are random bytes that come in one piece; reports come every 30 s
+and on a change.
 
 hub_bytes_ratio: all that the hub sent over all that cameras received: the plan signed anew for each stage, manifests,
 parts, replies, beats, acknowledgements. The worse one of the new head and the full release, each with beats and
@@ -26,9 +27,9 @@ about half of the differences, and one who never labels. A frame a second and ca
 The last line is one JSON object. harmed_percent: of all cameras, those that ran the bad release as theirs before it was
 taken back: the mean of the worst bad pair, or (a) where that is more. false_alarm_low: Wilson's lower bound of 95 % for
 the share of equal releases that were sent back, of the worst pair. bad_detected_rate: bad ones that were, of the worst.
-equal_promoted_rate: equal ones that came to everyone, of the worst. labels_to_decide: median until a release leaves
-the canary stage, equal models that differ on 5 %. `margin_let_through`: releases that are worse by the margin and came
-to everyone; the rules allow the stated error. `unlabelled_promoted`: of those for which nobody labelled.
+equal_promoted_rate: equal ones that came to everyone, of the worst. labels_to_decide: median until a release leaves the
+canary stage, equal models that differ on 5 %. `margin_let_through`: releases that are worse by the margin and came to
+everyone; the rules allow the stated error. `unlabelled_promoted`: of those for which nobody labelled.
 """
 
 import argparse
@@ -46,6 +47,7 @@ import numpy as np
 from hub.evaluate import wilson
 from hub.settings import RolloutSettings
 from tests.bench.rolling import heads
+from tests.bench.rolling.check import formula_off
 from tests.bench.rolling.decisions import Fleet, Setting, one_run
 from tests.bench.rolling.plant import BACKBONE, Plant, model
 
@@ -63,6 +65,8 @@ SETTINGS = (
 )
 STORIES = (0, 1)
 """Seeds of the demo's split; of the first three those whose new head is better on the mono holdout."""
+CHECKED = 1_000_000
+"""Bytes of the backbone that is sent by a real broker."""
 OWN = "acks of "
 
 
@@ -206,6 +210,8 @@ def main():
         found = measure_decisions(arguments, pool, settings)
     for setting, outcomes in found.items():
         show(setting, outcomes, arguments.cameras)
+    off = formula_off(model(np.random.default_rng(arguments.seed), backbone=bytes(CHECKED), beta=1.0))
+    say(f"bytes: the formula is off by {off[0]:.2%} of what the hub sent and {off[1]:.2%} of what cameras received")
     say(f"bytes: {arguments.cameras} cameras")
     wire = measure_bytes(arguments)
     ratios = {
@@ -240,6 +246,7 @@ def main():
                     name: {"with_beats": round(both[True], 5), "without": round(both[False], 5)}
                     for name, both in ratios.items()
                 },
+                "formula_off": [round(one, 5) for one in off],
                 "seconds_to_all": {name: wire[name]["all_s"] for name in ("first", "head", "full")},
                 "wall_s": {name: one["wall_s"] for name, one in wire.items()},
             }

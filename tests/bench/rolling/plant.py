@@ -34,6 +34,8 @@ from tests.hub.making import settings_in
 
 BACKBONE, HEAD = 13_485_384, 22_000
 """Bytes of Lite0's float backbone and of a linear head."""
+SIZE = 16
+"""Pixels of a side that the tiny models take."""
 BEAT_S, PULSE_BEATS = 2.0, 15
 DELAY_S, LABEL_S = 120.0, 3.0
 """Of the operator."""
@@ -51,7 +53,7 @@ class Model:
 
 def model(chance, *, backbone, beta, broken=0.0, mended=0.0):
     """A model. backbone: bytes; behind what LiteRT reads may be anything, so these give it a hash of its own."""
-    tiny = parts(size=16, beta=beta)
+    tiny = parts(size=SIZE, beta=beta)
     head = tiny.head + chance.bytes(HEAD - len(tiny.head))
     files = {"backbone": tiny.backbone + backbone[len(tiny.backbone) :], "head": head, "golden": tiny.golden}
     return Model(files, tiny.probabilities, broken, mended)
@@ -92,7 +94,7 @@ class Hub:
     def release(self, one):
         """The number of a release of this model."""
         names = self.store.blobs.put(list(one.parts.values()))
-        how = Preprocess(size=16)
+        how = Preprocess(size=SIZE)
         with self.store.write() as session:
             run = Run(
                 project="cells", state="done", created_at=self._clock.utc(),
