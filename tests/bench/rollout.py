@@ -157,9 +157,12 @@ def measure_decisions(arguments, pool, settings):
         for place, one in enumerate(settings)
         for run in range(max(1, round(arguments.runs * one.runs)))
     ]
+    counts = Counter(one for one, _, _ in work)
     found = {one: [] for one in settings}
     for (setting, _, _), outcome in zip(work, pool.imap(one_run, work, chunksize=5), strict=True):
         found[setting].append(outcome)
+        if len(found[setting]) == counts[setting]:
+            show(setting, found[setting], arguments.cameras)
     return found
 
 
@@ -208,8 +211,6 @@ def main():
     say(f"decisions: {arguments.runs} rollouts of each pair of models, {arguments.cameras} cameras")
     with get_context("spawn").Pool(arguments.jobs) as pool:
         found = measure_decisions(arguments, pool, settings)
-    for setting, outcomes in found.items():
-        show(setting, outcomes, arguments.cameras)
     off = formula_off(model(np.random.default_rng(arguments.seed), backbone=bytes(CHECKED), beta=1.0))
     say(f"bytes: the formula is off by {off[0]:.2%} of what the hub sent and {off[1]:.2%} of what cameras received")
     say(f"bytes: {arguments.cameras} cameras")
