@@ -36,14 +36,14 @@ port = {web_port}
 [train]
 seed = {seed}
 
-# Three cameras, some minutes: every frame of the first ones is judged by both releases, and 5 % more errors are
+# Three cameras, some minutes: half of the frames of the first ones are judged by both releases, and 5 % more errors are
 # harm enough. A plant has more frames and more time (docs/operations.md).
 [rollout]
 shadow = 1
 shadow_frames = 30
 canary = 1
 canary_frames = 50
-share = 1.0
+share = 0.5
 margin = 0.05
 groups = ["50%"]
 soak_s = 2.0
@@ -70,6 +70,7 @@ queue = 16
 
 [triage]
 low_score = 0.8
+top = 3
 window_s = {WINDOW_S}
 
 [mqtt]

@@ -110,7 +110,7 @@ def test_labels_are_compared_by_name_and_counted(run: TrialRun, other: Other, be
         [came] = back(run)
         assert came.share == 1.0
         assert (came.rival is None) == (answer.probabilities[1] == np.float32(0.6))
-    assert came.rival == Rival(release=6, label="odd", score=0.8, trial=state(run).id, number=1)
+    assert came.rival == Rival(release=6, label="odd", score=0.8, trial=state(run).id, number=2)
     told = state(run)
     assert (told.frames, told.differed, told.low, told.other_low, told.missed, told.lost) == (3, 2, 1, 1, 0, 0)
     assert told.labels == {"good": 2, "bad": 1}
