@@ -119,7 +119,6 @@ def travel(plant, name, one):
     found = {
         "state": progress.state if progress.release == number else "reverted",
         "ran": sum(number in camera.ran for camera in plant.cameras),
-        "now": sum(camera.release == progress.release for camera in plant.cameras),
         "virtual_s": round(seconds),
         "wall_s": round(time.monotonic() - wall, 1),
         "sent": sent,
@@ -212,7 +211,9 @@ def main():
     with get_context("spawn").Pool(arguments.jobs) as pool:
         found = measure_decisions(arguments, pool, settings)
     off = formula_off(model(np.random.default_rng(arguments.seed), backbone=bytes(CHECKED), beta=1.0))
-    say(f"bytes: the formula is off by {off[0]:.2%} of what the hub sent and {off[1]:.2%} of what cameras received")
+    say(
+        f"bytes: the formula is off by {abs(off[0]):.3%} of what the hub sent and {abs(off[1]):.3%} of what cameras received"
+    )
     say(f"bytes: {arguments.cameras} cameras")
     wire = measure_bytes(arguments)
     ratios = {
@@ -247,7 +248,8 @@ def main():
                     name: {"with_beats": round(both[True], 5), "without": round(both[False], 5)}
                     for name, both in ratios.items()
                 },
-                "formula_off": [round(one, 5) for one in off],
+                "formula_off": [round(abs(one), 5) for one in off],
+                "cameras_that_ran_it": {name: one["ran"] for name, one in wire.items()},
                 "seconds_to_all": {name: wire[name]["all_s"] for name in ("first", "head", "full")},
                 "wall_s": {name: one["wall_s"] for name, one in wire.items()},
             }
