@@ -8,10 +8,10 @@ releases, each with shadow, 50 canaries (5 %), groups of 10 % and 50 %, everyone
 everyone at once; a new head (22 kB); a new backbone and head (13.5 MB); and a bad one with a new head, against which
 the field speaks. Real: database, signatures, `hub.rollouts`, publisher, registry, credit and commit of images, the
 operator's decisions; of each camera `edge.reload` with `edge.fetch`, signatures, hashes, loading and golden check of a
-.tflite, also beside the one in use. Not real: networks take no time; models are tiny ones in files as large as Lite0's
-(a thousand of those would need 45 GB); parts lie in memory once for the fleet, the state file of each camera's shelf
-too; what two models say of a frame is drawn; images are random bytes that come in one piece; reports come every 30 s
-and on a change.
+.tflite, also beside the one in use. Not real: networks take no time; models are tiny ones in files as large as Lite0's,
+which do not shrink when packed and have no int8 variant (a thousand of those would need 45 GB); parts lie in memory
+once for the fleet, the state file of each camera's shelf too; what two models say of a frame is drawn; images are
+random bytes that come in one piece; reports come every 30 s and on a change.
 
 hub_bytes_ratio: all that the hub sent over all that cameras received: the plan signed anew for each stage, manifests,
 parts, replies, beats, acknowledgements. The worse one of the new head and the full release, each with beats and
@@ -211,9 +211,7 @@ def main():
     with get_context("spawn").Pool(arguments.jobs) as pool:
         found = measure_decisions(arguments, pool, settings)
     off = formula_off(model(np.random.default_rng(arguments.seed), backbone=bytes(CHECKED), beta=1.0))
-    say(
-        f"bytes: the formula is off by {abs(off[0]):.3%} of what the hub sent and {abs(off[1]):.3%} of what cameras received"
-    )
+    say(f"bytes: the formula is off by {abs(off[0]):.3%} for what the hub sent, {abs(off[1]):.3%} for what came")
     say(f"bytes: {arguments.cameras} cameras")
     wire = measure_bytes(arguments)
     ratios = {
