@@ -230,4 +230,4 @@ class Plant:
     def account(self):
         """Bytes that the hub sent, and that all cameras received, by kind."""
         received = sum((one.bus.into for one in self.cameras), start=type(self.hub.bus.out)())
-        return self.hub.bus.out, received
+        return self.hub.bus.out.copy(), received
