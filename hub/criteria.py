@@ -66,8 +66,10 @@ def excess(
             else ""
         )
     now = _slower(progress, [one for one in concerned if one.release == progress.release])
+    if not now or now <= settings.max_slower:
+        return ""
     others = _slower(progress, [one for one in cameras if one.release == progress.previous])
-    if now and now > settings.max_slower * max(1.0, others or 1.0):
+    if now > settings.max_slower * max(1.0, others or 1.0):
         return f"cameras take {now:.1f} times as long for a frame as before it"
     return ""
 

@@ -87,7 +87,7 @@ class Daemon:
             self._registry,
             clock,
             settings=self._policies.now,
-            changed=self._publisher.everything,
+            changed=self._publisher.changed,
         )
         self.desk = Desk(
             store,

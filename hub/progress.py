@@ -51,19 +51,16 @@ class Progress:
 
 def of_stage(progress: Progress, cameras: Sequence[CameraView]) -> list[CameraView]:
     """The cameras that the present stage is about."""
-    if progress.stage == "shadow":
-        return [one for one in cameras if one.name in progress.shadows]
-    if progress.stage == "canary":
-        return [one for one in cameras if one.name in progress.canaries]
+    first = set(progress.shadows if progress.stage == "shadow" else progress.canaries)
+    if progress.stage in ("shadow", "canary"):
+        return [one for one in cameras if one.name in first]
     if progress.stage == "group":
         specs = [read_spec(one) for one in progress.specs[: progress.group + 1]]
+        groups = [(spec, set(named)) for spec, named in zip(specs, progress.named, strict=True)]
         return [
             one
             for one in cameras
-            if one.name in progress.canaries
-            or any(
-                in_group(spec, progress.release, one, named) for spec, named in zip(specs, progress.named, strict=True)
-            )
+            if one.name in first or any(in_group(spec, progress.release, one, named) for spec, named in groups)
         ]
     return list(cameras)
 

@@ -226,7 +226,8 @@ class Publisher:
         self._wanted: set[tuple[str, int, int]] = set()
         self._manifests: set[int] = set()
         self._lock = threading.Lock()
-        self._everything = False
+        self._due = self._lost = False
+        self._there: dict[str, bytes] = {}  # part, release or camera -> what this connection has put there
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
     def start(self) -> None:
@@ -241,9 +242,15 @@ class Publisher:
             self._thread.join(STOP_S)
 
     def everything(self) -> None:
-        """Publish all retained state that is in use: a release was made, or the broker may have lost it."""
+        """Publish all retained state that is in use: the broker may have lost it."""
         with self._lock:
-            self._everything = True
+            self._due = self._lost = True
+        self._work.set()
+
+    def changed(self) -> None:
+        """Publish what is in use and not there yet, and the plan: a release was made, or a rollout moved on."""
+        with self._lock:
+            self._due = True
         self._work.set()
 
     def want(self, want: Want) -> None:
@@ -260,19 +267,26 @@ class Publisher:
         while not self._stop.is_set():
             self._work.wait(1.0)
             self._work.clear()
+            self.turn()
+
+    def turn(self) -> None:
+        """Publish what is due; for the thread, and for who has none."""
+        with self._lock:
+            due, self._due = self._due, False
+            lost, self._lost = self._lost, False
+            wanted, self._wanted = self._wanted, set()
+            manifests, self._manifests = self._manifests, set()
+        if lost:
+            self._there.clear()
+        try:
+            if due:
+                self._publish_all()
+            if (wanted or manifests) and not lost:
+                self._publish_some(wanted, manifests)
+        except StoreError as error:
+            log.error("cannot be published, trying on: %s", error)
             with self._lock:
-                everything, self._everything = self._everything, False
-                wanted, self._wanted = self._wanted, set()
-                manifests, self._manifests = self._manifests, set()
-            try:
-                if everything:
-                    self._publish_all()
-                elif wanted or manifests:
-                    self._publish_some(wanted, manifests)
-            except StoreError as error:
-                log.error("cannot be published, trying on: %s", error)
-                with self._lock:
-                    self._everything = True
+                self._due = True
 
     def _in_use(self) -> tuple[list[Release], Rollout | None, list[Exemption]]:
         """The rollout whose plan is in force, exceptions from it, and the releases that they name."""
@@ -292,27 +306,40 @@ class Publisher:
             return list(releases), rollout, exempt
 
     def _publish_all(self) -> None:
-        """Parts first, manifests then, the plan last: whoever reads the plan finds the rest. What is not needed any
-        more is cleared then.
+        """Parts first, manifests then, the plan last: whoever reads the plan finds the rest. What this connection has
+        put there already stays as it is: a plan of its own for each stage shall not cost the model each time. What is
+        not needed any more is cleared then.
         """
         releases, rollout, exempt = self._in_use()
-        published: dict[str, int] = {}
+        used: set[str] = set()
         for release in releases:
             for part in msgspec.convert(release.model, ModelSpec).blobs():
-                if part.sha256 not in published:
-                    published[part.sha256] = chunk_count(part.size, part.chunk_size)
-                    self._remember(part.sha256, published[part.sha256])
-                    for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):
-                        if not self._publish(topics.blob(part.sha256, index), chunk):
-                            return
+                used.add(part.sha256)
+                if part.sha256 in self._there:
+                    continue
+                self._remember(part.sha256, chunk_count(part.size, part.chunk_size))
+                for index, chunk in enumerate(chunks(self._store.blobs.read(part.sha256), part.chunk_size)):
+                    if not self._publish(topics.blob(part.sha256, index), chunk):
+                        return
+                self._there[part.sha256] = b""
+            used.add(str(release.number))
             self._remember(str(release.number), 0)
-            if not self._publish(topics.release(self._project, release.number), release.envelope):
+            if not self._put(str(release.number), topics.release(self._project, release.number), release.envelope):
                 return
         for one in exempt:
-            if not self._publish(topics.desired(one.camera), one.envelope):
+            if not self._put(one.camera, topics.desired(one.camera), one.envelope):
                 return
         if rollout is not None and rollout.plan and self._publish(topics.plan(self._project), rollout.plan):
-            self._clear({*published, *(str(one.number) for one in releases)})
+            self._clear(used)
+
+    def _put(self, name: str, topic: str, envelope: bytes) -> bool:
+        """Publish what is signed unless the very same is there; False when offline or stopping."""
+        if self._there.get(name) == envelope:
+            return True
+        if not self._publish(topic, envelope):
+            return False
+        self._there[name] = envelope
+        return True
 
     def _remember(self, name: str, count: int) -> None:
         """Note, durably and before it is published, what has to be cleared one day."""
@@ -339,6 +366,7 @@ class Publisher:
         for row in unused:
             if row.name in used:
                 continue
+            self._there.pop(row.name, None)
             clear = [topics.blob(row.name, index) for index in range(row.count)]
             if not all(self._publish(one, b"") for one in clear or [topics.release(self._project, int(row.name))]):
                 return

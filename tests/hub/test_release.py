@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from hub import keys, named, release
-from hub.rollout import Progress, groups
+from hub.progress import Progress
+from hub.rollout import groups
+from hub.settings import RolloutSettings
 from hub.tables import Camera, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
@@ -67,10 +69,10 @@ def make_release(store, pair, head=b"head", note="", **parts):
 
 
 def make_rollout(store, pair, number, previous=0):
-    progress = Progress(number, previous, "canary" if previous else "everyone", NOW, ("site/cam-1",))
+    progress = Progress(number, previous, "canary" if previous else "everyone", NOW, canaries=("site/cam-1",))
     with store.write() as session:
         row = Rollout(project="cells", release=number, previous=previous, stage=progress.stage, since=NOW)
-        release.sign_plan(session, row, groups(progress), pair, now=NOW, days=90)
+        release.sign_plan(session, row, groups(progress, RolloutSettings()), pair, now=NOW, days=90)
         return row
 
 
@@ -226,6 +228,31 @@ def test_a_broker_that_lost_everything_gets_everything_back(store, pair, publish
     publishing.publisher.everything()  # as the daemon does on every connect
     publishing.wait(lambda: topics.plan("cells") in publishing.retained, "the plan")
     assert publishing.retained == expected(store, pair, row, plan=plan)
+
+
+def test_the_next_stage_costs_a_plan_and_not_the_models_again(store, pair, publishing):
+    old, new = make_release(store, pair, head=b"old"), make_release(store, pair, head=b"new")
+    first = make_rollout(store, pair, new.number, previous=old.number)
+    publishing.publisher.everything()
+    publishing.wait(lambda: publishing.retained.get(topics.plan("cells")) == first.plan, "the first plan")
+    publishing.broker.seen.clear()
+    second = make_rollout(store, pair, new.number, previous=old.number)
+    publishing.publisher.changed()
+    publishing.wait(lambda: publishing.retained.get(topics.plan("cells")) == second.plan, "the second plan")
+    assert published(publishing) == [topics.plan("cells")]
+    newer = make_release(store, pair, head=b"newer")
+    third = make_rollout(store, pair, newer.number, previous=new.number)
+    publishing.broker.seen.clear()
+    publishing.publisher.changed()
+    publishing.wait(lambda: publishing.retained.get(topics.plan("cells")) == third.plan, "the third plan")
+    publishing.wait(lambda: topics.release("cells", old.number) not in publishing.retained, "the old one's end")
+    sent = [one.topic for one in publishing.broker.seen if one.payload]
+    head = topics.blob(newer.model["head"]["sha256"], 0)
+    assert sent == [head, topics.release("cells", newer.number), topics.plan("cells")]
+    back = make_rollout(store, pair, old.number, previous=newer.number)
+    publishing.publisher.changed()
+    publishing.wait(lambda: publishing.retained.get(topics.plan("cells")) == back.plan, "the way back")
+    assert topics.blob(old.model["head"]["sha256"], 0) in publishing.retained, "what was cleared comes again"
 
 
 def test_nothing_is_published_before_there_is_a_rollout(store, pair, publishing):

@@ -1,0 +1,1 @@
+"""Parts of `tests.bench.rollout`: a fleet that counts bytes, rollouts on a virtual clock, and two real heads."""
