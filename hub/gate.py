@@ -69,9 +69,9 @@ def judge(pairs: Pairs, *, margin: float, error: float) -> Judgement:
 def harm_of(broken: int, mended: int) -> float:
     """How much better a losing share above one half explains these differences than one half does.
 
-    The integral over p from 1/2 to 1 of 2 (2p)^broken (2(1-p))^mended. The distribution function of the beta distribution
-    there is that of a binomial one: the sum of comb(count + 1, i) for i up to broken, over (count + 1) comb(count,
-    broken). Summed here as ratios of neighbours: thousands of differences make whole numbers of thousands of digits.
+    The integral over p from 1/2 to 1 of 2 (2p)^broken (2(1-p))^mended. The distribution function of the beta
+    distribution there is that of a binomial one: the sum of comb(count + 1, i) for i up to broken, over (count + 1)
+    comb(count, broken). Summed as ratios of neighbours, since whole numbers would have thousands of digits.
     """
     size = broken + mended + 1
     if broken <= mended:
