@@ -31,7 +31,7 @@ which goes to everyone at once (`back`), as does the first release of all: there
 While a rollout is held, cameras keep what they run. `hub.gate` says what pairs are and prove.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -100,9 +100,8 @@ def resume(progress: Progress, cameras: Sequence[CameraView], settings: RolloutS
 
     Shadow cameras and canaries that failed are replaced by others that are online.
     """
-    left = {one.name for one in cameras if refused(one, progress) or left_it(one, progress)}
-    forgiven = {*progress.forgiven, *left}
-    progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=tuple(sorted(forgiven)))
+    forgiven = _forgiven(progress, cameras)
+    progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=forgiven)
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
     others = [one for one in _volunteers(cameras) if one not in forgiven]
@@ -119,8 +118,8 @@ def pause(progress: Progress) -> Progress:
 
 
 def promote(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
-    """An operator lets a rollout into its next stage, whatever has been proven."""
-    progress = replace(progress, state="running")
+    """An operator lets a rollout into its next stage, whatever has been proven, with today's failures accepted."""
+    progress = replace(progress, state="running", forgiven=_forgiven(progress, cameras))
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
     return _enter(progress, _next(progress, settings), cameras, now, "promoted by an operator")
@@ -164,7 +163,13 @@ def _volunteers(cameras: Sequence[CameraView]) -> list[str]:
     return [one.name for one in sorted(able, key=lambda one: (one.labels.get("canary") != "yes", one.name))]
 
 
-def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: set[str]) -> tuple[str, ...]:
+def _forgiven(progress: Progress, cameras: Sequence[CameraView]) -> tuple[str, ...]:
+    """Cameras whose failure was accepted, with those that failed until now."""
+    failed = {one.name for one in cameras if refused(one, progress) or left_it(one, progress)}
+    return tuple(sorted({*progress.forgiven, *failed}))
+
+
+def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: Collection[str]) -> tuple[str, ...]:
     good = [one for one in names if one not in forgiven]
     good += [one for one in others if one not in good][: max(0, count - len(good))]
     return tuple(good) or tuple(names)
