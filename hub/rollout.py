@@ -54,8 +54,9 @@ def draft(release: int, previous: int, now: datetime, *, kind: Kind = "upgrade",
 def begin(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
     """A draft whose turn has come, in its first stage; still a draft while no camera is online to show anything."""
     if progress.kind != "upgrade" or progress.previous == 0:
-        why = "back to the model before" if progress.kind == "back" else "the first release goes to everyone"
-        return replace(progress, stage="everyone", since=now, reason=why)
+        kind: Kind = "back" if progress.kind == "back" else "first"
+        why = "back to the model before" if kind == "back" else "the first release goes to everyone"
+        return replace(progress, kind=kind, stage="everyone", since=now, reason=why)
     online = _volunteers(cameras)
     if not online and (settings.shadow or settings.canary):
         return replace(progress, reason="waits for a camera that is online")
