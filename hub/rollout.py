@@ -68,7 +68,7 @@ def begin(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSe
         specs=tuple(settings.groups),
         before_ms=before,
     )
-    return _enter(progress, _next(progress, settings), cameras, now, "")
+    return _enter(progress, _next(progress), cameras, now, "")
 
 
 def step(
@@ -89,7 +89,7 @@ def step(
     progress = _mark_health(progress, concerned, now)
     lacking = lacks(progress, concerned, evidence, settings, now)
     if not lacking:
-        return _enter(progress, _next(progress, settings), cameras, now, proven(progress, evidence))
+        return _enter(progress, _next(progress), cameras, now, proven(progress, evidence))
     if (now - progress.since).total_seconds() >= settings.hold_s:
         why = f"not proven within {settings.hold_s:g} s: {lacking}; silence never promotes"
         return replace(progress, state="held", reason=why)
@@ -123,7 +123,7 @@ def promote(progress: Progress, cameras: Sequence[CameraView], settings: Rollout
     progress = replace(progress, state="running", forgiven=_forgiven(progress, cameras))
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
-    return _enter(progress, _next(progress, settings), cameras, now, "promoted by an operator")
+    return _enter(progress, _next(progress), cameras, now, "promoted by an operator")
 
 
 def abort(progress: Progress, why: str, now: datetime) -> Progress:
@@ -183,12 +183,12 @@ def _plan_group(spec: Spec, release: int, number: int, named: Sequence[str]) -> 
     return Group(name=name, release=release, cameras=[NOBODY], labels=spec.labels, percent=spec.percent)
 
 
-def _next(progress: Progress, settings: RolloutSettings) -> tuple[Stage, int]:
-    """The stage after this one, and which group."""
+def _next(progress: Progress) -> tuple[Stage, int]:
+    """The stage after this one, and which group. Settings that change under way add no stage, and skip none."""
     order: list[tuple[Stage, int]] = [("draft", 0)]
-    if settings.shadow:
+    if progress.shadows:
         order.append(("shadow", 0))
-    if settings.canary:
+    if progress.canaries:
         order.append(("canary", 0))
     order += [("group", number) for number in range(len(progress.specs))]
     order += [("everyone", 0), ("done", 0)]
