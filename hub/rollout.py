@@ -206,11 +206,12 @@ def _enter(
 ) -> Progress:
     """The rollout in its next stage, with the cameras of a group that is a number of them."""
     stage, number = to
+    have = {*progress.canaries, *(one.name for one in of_stage(progress, cameras) if progress.stage == "group")}
     progress = replace(progress, stage=stage, since=now, healthy_since=None)
     reason = why
     if stage == "group":
         spec = read_spec(progress.specs[number])
-        named = named_by_size(spec, progress.release, cameras, {*progress.canaries, *sum(progress.named, ())})
+        named = named_by_size(spec, progress.release, cameras, have)
         progress = replace(progress, group=number, named=(*progress.named[:number], named))
     elif stage in ("shadow", "canary"):
         first = ", ".join(progress.shadows if stage == "shadow" else progress.canaries)
