@@ -9,8 +9,8 @@
              | models, or says why it cannot                          |
     canary   | all canaries ran it for soak_s, and the pairs prove it | group, the first
              | safe on canary_frames or more (where quality is set)   |
-    group    | all its cameras that are online ran it for soak_s, or  | group, the next; after the last everyone
-             | there are none                                         |
+    group    | all its cameras that are online ran it for soak_s, one | group, the next; after the last everyone
+             | at the least; or no camera is in it                    |
     everyone | every camera that is online runs it                    | done
 
     state    | on                                                     | becomes
@@ -229,7 +229,7 @@ def _mark_health(progress: Progress, concerned: Sequence[CameraView], now: datet
         expected = set(progress.canaries) - set(progress.forgiven)
         healthy = bool(expected) and expected <= running
     else:  # one that is offline takes it when it comes back; one that failed is among those that may
-        healthy = all(
+        healthy = bool(running) and all(
             one.name in running or refused(one, progress) or left_it(one, progress) for one in concerned if one.online
         )
     if healthy and progress.healthy_since is None:
