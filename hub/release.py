@@ -4,7 +4,6 @@ import logging
 import threading
 from base64 import b64decode
 from datetime import datetime, timedelta
-from typing import Any
 
 import msgspec
 from sqlmodel import Session, col, func, select
@@ -147,12 +146,12 @@ def sign_plan(
     session.add(rollout)
 
 
-def triage_of(rollout: Rollout) -> dict[str, Any] | None:
-    """The triage settings in a rollout's plan, as they travel; None where it has none."""
+def plan_of(rollout: Rollout) -> Plan | None:
+    """A rollout's plan, as it travels; None where it has none."""
     if not rollout.plan:
         return None
     signed = msgspec.json.decode(rollout.plan, type=Signed)
-    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan).triage
+    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan)
 
 
 def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
