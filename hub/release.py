@@ -282,10 +282,13 @@ class Publisher:
                 session.add(Retained(project=self._project, name=name, count=count))
 
     def _clear(self, used: set[str]) -> None:
-        """Clear what neither plan nor exceptions nor the report of any camera name."""
+        """Clear what neither plan nor exceptions nor the report of any camera name, nor another project has there."""
         with self._store.read() as session:
             kept = select(Retained).where(Retained.project == self._project, col(Retained.name).not_in(used))
             unused = session.exec(kept).all()
+            others = set(
+                session.exec(select(Retained.name).where(Retained.project != self._project, Retained.count > 0))
+            )
             running = session.exec(
                 select(Release).where(
                     Release.project == self._project,
@@ -299,7 +302,8 @@ class Publisher:
             if row.name in used:
                 continue
             clear = [topics.blob(row.name, index) for index in range(row.count)]
-            if not all(self._publish(one, b"") for one in clear or [topics.release(self._project, int(row.name))]):
+            clear = clear or [topics.release(self._project, int(row.name))]
+            if row.name not in others and not all(self._publish(one, b"") for one in clear):
                 return
             with self._store.write() as session:
                 session.delete(row)

@@ -95,7 +95,7 @@ def test_a_good_value(key: str, value: Any, found: Any) -> None:
         ("train.class_balanced", 1, "is 1; allowed: true or false"),
         ("retrain.daily_at", "24:00", 'is "24:00"; allowed: a time of day such as "06:30", or nothing'),
         ("retrain.positive", "x" * 300, f'is "{"x" * 76}...; allowed: text of up to 200 characters'),
-        ("rollout.speed", 1, "is no setting; allowed: rollout.canary, rollout.soak_s, rollout.hold_s, rollout.days"),
+        ("drift.speed", 1, "is no setting; allowed: drift.block, drift.false_alarm"),
         ("web.port", 80, "is no setting; allowed: those of triage, label, train, split, drift, retrain, rollout"),
     ],
 )
