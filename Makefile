@@ -1,5 +1,5 @@
 # Hone: two commands matter. `make demo` shows it, `make test` proves it. Both install what they need.
-# Options of the demo: ONCE=1 (end after the story), LABEL=me (you label), SEED=n, PORT=n.
+# Options of the demo: ONCE=1 (end after the story), LABEL=me (you label), STORY=bad-release, SEED=n, PORT=n.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -16,12 +16,13 @@ VENDORED := htmx.org/dist/htmx.min.js htmx-ext-sse/dist/sse.min.js idiomorph/dis
 help:
 	@echo "make demo          the whole story on this machine: broker, hub, three cameras, real images"
 	@echo "make demo ONCE=1   the same, ends by itself with a table and .hone/demo.json"
+	@echo "make demo STORY=bad-release   a release that looks better and is worse: stopped and rolled back"
 	@echo "make test          install what is needed, check the code and run every test"
 	@echo "make check         ruff, mypy, import-linter only"
 	@echo "make bench         list the benches"
 
 demo: setup
-	@$(BIN)/hone-hub demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter me,$(LABEL)),--label me) \
+	@$(BIN)/hone-hub demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter me,$(LABEL)),--label me) $(if $(STORY),--story $(STORY)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(PORT),--port $(PORT))
 
 test: setup

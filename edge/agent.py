@@ -1,7 +1,8 @@
 """The agent: the camera's flow from top to bottom. Only this file knows the order of the steps.
 
     capture -> infer -> triage -> spool -> send          reload: desired -> fetch -> verify -> warm up -> swap
-                  \\-> result (SCADA)                      report
+                 |  \\-> trial -^                           report
+                  \\-> result (SCADA)
 
 The frame loop waits for neither disk nor network: events go to a writer thread, uploads and releases have their own.
 """
@@ -24,9 +25,11 @@ from edge.reload import Reload
 from edge.report import LowScores, Reporting, clock_quality
 from edge.send import Sending
 from edge.settings import EdgeSettings
+from edge.shelf import WELL_FRAMES, WELL_SECONDS
 from edge.spool import Spool
 from edge.thumbnail import thumbnail
 from edge.triage import Chosen, Triage
+from edge.trial import Seen, TrialRun
 from edge.waiting import offer_of
 from shared import topics
 from shared.bus import Message
@@ -44,10 +47,6 @@ from shared.topics import BlobTopic, CameraTopic, HubTopic, PlanTopic, ReleaseTo
 log = logging.getLogger(__name__)
 WRITER_QUEUE = 32
 """Events that may wait for the disk before one is counted as unspooled."""
-WELL_FRAMES, WELL_SECONDS = 100, 30.0
-"""After so many frames, or so long, a release counts as one that does not kill the agent."""
-
-Seen = tuple[Frame, Prediction, Facts]
 DIGITS = 4
 """Of scores in events: more would say nothing, and cost a thin link a quarter of a percent."""
 
@@ -67,6 +66,7 @@ class Agent:
         self._capture = Capture(open_source(settings.capture), clock, queue_length=settings.capture.queue)
         self._engine = Engine()
         self._triage: Triage[Seen] = Triage(settings.triage)
+        self._trial = TrialRun(self._engine, self._triage.is_low)
         self._low = LowScores(clock)
         self._spool = Spool(
             settings.state_folder / "spool",
@@ -101,12 +101,14 @@ class Agent:
             low=self._low,
             errors=self._errors,
             triage=self._triage,
+            trial=self._trial,
             goodput=lambda: self._sending.goodput,
         )
         self._reload = Reload(
             settings,
             bus=self._bus,
             engine=self._engine,
+            trial=self._trial,
             clock=clock,
             errors=self._errors,
             clock_trusted=lambda: clock_quality(settings) == "synchronised",
@@ -124,6 +126,7 @@ class Agent:
         self._writer.start()
         self._sending.start()
         self._backlog.start()
+        self._trial.start()
         self._reload.start()
         self._reporting.start()
         self._bus.start(self)
@@ -148,6 +151,8 @@ class Agent:
             elif proving > 0 and (now - since > WELL_SECONDS or inferred - before > WELL_FRAMES):
                 self._reload.ran_well()
                 proving = -proving
+            for seen in self._trial.done():
+                self._decide(seen)
             settings = self._triage.settings
             facts = running.facts
             if judging is None or judging[0] is not facts:
@@ -171,13 +176,19 @@ class Agent:
     # -- the flow
 
     def _see(self, frame: Frame, running: Running) -> None:
-        """One frame: infer, tell SCADA, triage, and hand an event to the writer."""
+        """One frame: infer, tell SCADA, and decide, now or when the other model of a trial has judged it too."""
         prediction = self._engine.predict(running, frame.pixels)
         self._low.add(self._triage.is_low(prediction))
         if self._settings.link.results and not self._settings.link.thin:
             self._tell_result(frame, prediction, running.facts)
-        seen = frame, prediction, running.facts
-        self._hand_over(self._triage.see(seen, prediction, random.random(), self._clock.monotonic()))
+        seen = Seen(frame, prediction, running.facts)
+        if not self._trial.take(seen, random.random()):
+            self._decide(seen)
+
+    def _decide(self, seen: Seen) -> None:
+        """Triage, and hand an event to the writer."""
+        pair = seen.share if seen.rival else 0.0
+        self._hand_over(self._triage.see(seen, seen.prediction, random.random(), self._clock.monotonic(), pair))
 
     def _hand_over(self, events: list[tuple[Seen, Chosen]]) -> None:
         for one in events:
@@ -185,6 +196,11 @@ class Agent:
                 self._to_write.put_nowait(one)
             except queue.Full:
                 self._spool.not_written(audit=one[1].why == AUDIT)
+                self._lost(one[0])
+
+    def _lost(self, seen: Seen) -> None:
+        if seen.rival is not None:
+            self._trial.lost(seen.rival)
 
     def _follow_policy(self) -> None:
         """Triage as the project says, or as edge.toml where that is silent or goes first; from this frame on."""
@@ -211,7 +227,8 @@ class Agent:
         """The writer thread: frame -> event in the spool -> offered to the sender."""
         lower_priority()
         while (item := self._to_write.get()) is not None:
-            (frame, prediction, facts), chosen = item
+            seen, chosen = item
+            frame, prediction, facts = seen.frame, seen.prediction, seen.facts
             data, ext = self._file_of(frame)
             event = Event(
                 id=event_id(frame.at),
@@ -235,11 +252,13 @@ class Agent:
                 thumbnail=_thumbnail(frame) if self._settings.link.previews else None,
                 embedding=encode_embedding(prediction.embedding),
                 backbone=facts.backbone or None,
+                rival=seen.rival,
             )
             try:
                 self._spool.add(event, data)
             except SpoolError as error:
                 self._errors[error.code] += 1
+                self._lost(seen)
                 log.error("event %s: %s", event.id, error)
             else:
                 self._backlog.keep(event)
@@ -295,12 +314,15 @@ class Agent:
     def _shut_down(self) -> None:
         """Stop in the order of the flow, so that what was chosen is in the spool before the process ends."""
         self._capture.stop()
+        self._trial.stop()
+        for seen in self._trial.done():
+            self._decide(seen)
         self._hand_over(self._triage.close())
         self._to_write.put(None)
         self._writer.join(10)
         self._backlog.stop()
         self._sending.stop()
-        self._reload.ran_well()  # whoever is asked to stop has not been killed by its model
+        self._reload.ran_well(trial=True)  # whoever is asked to stop has not been killed by its model
         self._reload.stop()
         self._reporting.stop()
         self._bus.stop([(topics.status(self._settings.camera), encode(Status(online=False, boot=self._boot)))])

@@ -8,6 +8,8 @@
     verifying | all good, swapped between two frames | running
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
+    running   | plan names a newer one on trial      | fetching, verifying, shadowing: runs beside the one in use
+    running   | the agent died with it, again, again | reverted: the one before runs
 
 Nothing is loaded that was not signed, hashed and checked. All that takes milliseconds is done in the frame loop's
 spare time (`edge.spare`). A plan may also say how to triage (`Reload.policy`); the
@@ -19,23 +21,21 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from edge.fetch import Fetch
-from edge.infer import Engine, Facts, Running
+from edge.assemble import assemble
+from edge.beside import Beside, Next
+from edge.infer import Engine
+from edge.policy import Policy, policy_of
 from edge.priority import lower_priority
+from edge.pursuit import Pursuit
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
-from shared import references, topics
+from edge.trial import TrialRun
+from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ImageError, ManifestError, ModelError, PartError, ReloadError, SettingError
-from shared.golden import check as check_golden
-from shared.golden import decode as decode_golden
-from shared.litert import Model, Part
+from shared.errors import HoneError, ManifestError, ModelError, ReloadError, SettingError
 from shared.manifest import (
     DESIRED_TYPE,
     PLAN_TYPE,
@@ -46,12 +46,12 @@ from shared.manifest import (
     Opened,
     Plan,
     Reader,
+    Trial,
     check_delegation,
     check_number,
     open_signed,
 )
-from shared.messages import ReloadState, Want, encode
-from shared.policy import TriageSettings, from_wire
+from shared.messages import ReloadState
 
 log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
@@ -59,21 +59,11 @@ RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the project says of triage. triage: the last that this agent could follow; None: nothing is said.
-
-    refused: why what the last plan says is not followed; empty: it is.
-    """
-
-    triage: TriageSettings | None = None
-    refused: str = ""
-
-
 class Reload:
-    """Takes plans, manifests and chunks from the bus; hands checked models to the engine.
+    """Takes plans, manifests and chunks from the bus; hands checked models to the engine, and to the trial.
 
-    Public methods may be called from any thread and return at once. changed: called after every change of `state`.
+    Public methods may be called from any thread and return at once. changed: called after every change of `state`, and
+    when a trial begins, is skipped or ends.
     """
 
     def __init__(
@@ -82,17 +72,14 @@ class Reload:
         *,
         bus: Bus,
         engine: Engine,
+        trial: TrialRun,
         clock: Clock,
         errors: Counter[str],
         clock_trusted: Callable[[], bool],
         changed: Callable[[], None] = lambda: None,
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
-        self._camera = settings.camera
-        self._project = settings.project
-        self._labels = settings.labels
-        self._root = settings.root_key
-        self._threads = settings.threads
+        self._settings = settings
         self._bus = bus
         self._engine = engine
         self._clock = clock
@@ -101,17 +88,14 @@ class Reload:
         self._changed = changed
         self._spare = engine.spare
         self._shelf = Shelf(settings.state_folder / "models", pause=engine.spare.wait)
-        self._fetch = Fetch(
-            self._camera, bus=bus, shelf=self._shelf, errors=errors, thin=settings.link.thin, goodput=goodput
-        )
+        self._pursuit = Pursuit(settings, bus=bus, shelf=self._shelf, clock=clock, errors=errors, goodput=goodput)
+        self._beside = Beside(settings, engine=engine, shelf=self._shelf, pursuit=self._pursuit, trial=trial)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         self._plan: Plan | None = None
-        self._manifest: Manifest | None = None
-        self._wanted = 0  # release whose manifest and parts we are after; 0: none
-        self._failing = 0  # the one that was wanted when the last error came
+        self._failing = 0  # the release that was wanted when the last error came
         self._began = 0.0
-        self._heard = 0.0
+        self._stopped = 0.0  # when a release failed, or was skipped, that may be tried again
         self.state = ReloadState(state="idle")
         self.policy = Policy()
 
@@ -119,7 +103,7 @@ class Reload:
 
     def start(self) -> None:
         """Load what is on disk, then follow the plan."""
-        self._bus.subscribe([topics.plan(self._project), topics.desired(self._camera)])
+        self._bus.subscribe([topics.plan(self._settings.project), topics.desired(self._settings.camera)])
         self._thread.start()
 
     def stop(self) -> None:
@@ -146,9 +130,9 @@ class Reload:
         """A retained chunk of a part arrived; empty bytes mean the broker's copy was cleared."""
         self._tell(lambda: self._take_chunk(sha256, index, data))
 
-    def ran_well(self) -> None:
-        """The model in use has run for a while without killing the agent."""
-        self._tell(self._shelf.ran_well)
+    def ran_well(self, *, trial: bool = False) -> None:
+        """The model in use has run for a while without killing the agent. trial: so has the one beside it."""
+        self._tell(lambda: self._take_well(trial), abandon=False)
 
     @property
     def floor(self) -> int:
@@ -198,13 +182,14 @@ class Reload:
 
     def _trouble(self, error: Exception, abandon: bool) -> None:
         log.error("reload: %s", error)
-        self._failing = self._wanted
+        self._failing = self._pursuit.number
         if not abandon:
             self._set(reason=str(error))
             return
-        self._give_up()
-        self._wanted = 0
-        self._heard = self._clock.monotonic()
+        if self._pursuit.trying:
+            self._beside.skip(str(error))
+        self._pursuit.drop()
+        self._stopped = self._clock.monotonic()
         self._set(state="failed", release=self._failing, reason=str(error))
 
     def _set(self, **fields: object) -> None:
@@ -219,7 +204,7 @@ class Reload:
         for _ in range(2):
             kept = self._shelf.to_start()
             if kept is None:
-                return
+                break
             try:
                 self._began = self._clock.monotonic()
                 self._swap(kept)
@@ -228,10 +213,13 @@ class Reload:
                 log.error("release %d on disk: %s", kept.release, error)
                 self._shelf.change(current=self._shelf.state.previous, previous=None, starts=0)
             else:
-                return
+                break
+        if left := self._shelf.state.reverted:
+            self._set(state="reverted", release=left.release, reason=left.reason)
 
     def _reader(self) -> Reader:
-        return Reader(self._root, self._project, self._camera, self._clock.utc(), self._clock_trusted())
+        mine = self._settings
+        return Reader(mine.root_key, mine.project, mine.camera, self._clock.utc(), self._clock_trusted())
 
     def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
         """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
@@ -250,7 +238,7 @@ class Reload:
     def _take_policy(self, told: dict[str, Any] | None) -> None:
         """What a plan says of triage holds from now on; where this agent cannot follow it, what it followed stays."""
         try:
-            self.policy = Policy(None if told is None else from_wire(told))
+            self.policy = policy_of(told)
         except SettingError as error:
             self._errors[error.code] += 1
             log.error("reload: %s", error)
@@ -269,71 +257,82 @@ class Reload:
 
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
-        group = self._plan.group_for(self._camera, self._labels) if self._plan else None
-        number = self._shelf.state.desired or (group.release if group else None)
+        group = self._plan.group_for(self._settings.camera, self._settings.labels) if self._plan else None
+        exception = self._shelf.state.desired
+        number = exception or (group.release if group else None)
         running = self._engine.running
-        if number is None or number == self._wanted:
-            return
         if running is not None and running.release == number:
-            if self._wanted:
-                self._give_up()
-                self._wanted = 0
-                self._set(state="running", release=number, percent=100.0, reason="")
+            if not self._pursuit.trying:
+                self._pursuit.drop()
+            self._try_beside(group.trial if group and not exception else None)
+            return
+        self._beside.end()
+        if self.state.state == "shadowing" and (number is None or number < self._shelf.state.floor):
+            self._settle()
+        if number is None or number == self._pursuit.number:
             return
         failed = frozenset(self._shelf.state.failed)
         if number in failed:  # also told after a restart, so that a rollout does not wait for this camera
             self._failing = number
-            self._set(state="failed", release=number)
+            if self._tell_failed(number):
+                return
         check_number("release", number, self._shelf.state.floor, failed)
-        self._give_up()
-        self._wanted, self._manifest = number, None
-        self._began = self._heard = self._clock.monotonic()
+        self._began = self._clock.monotonic()
+        self._pursuit.begin(number)
         self._set(state="fetching", release=number, percent=0.0, reason="")
-        self._bus.subscribe([topics.release(self._project, number)])
+
+    def _tell_failed(self, number: int) -> bool:
+        """Report a release that failed here before; whether it was in use then."""
+        left = self._shelf.state.reverted
+        if left is not None and left.release == number:
+            self._set(state="reverted", release=number, reason=left.reason)
+            return True
+        if (self.state.state, self.state.release) != ("failed", number):
+            self._set(state="failed", release=number, reason="failed on this camera before and is not tried again")
+        return False
 
     def _take_manifest(self, number: int, data: bytes) -> None:
-        if number != self._wanted or self._manifest is not None or not data:
+        if not data or not self._pursuit.waits_for(number):
             return
         opened = self._open(data, RELEASE_TYPE, Manifest)
         manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
-        check_number("release", number, self._shelf.state.floor, frozenset(self._shelf.state.failed))
+        floor = 0 if self._pursuit.trying else self._shelf.state.floor
+        check_number("release", number, floor, frozenset(self._shelf.state.failed))
         self._shelf.raise_floors(delegation_floor=opened.delegation)
-        self._bus.unsubscribe([topics.release(self._project, number)])
-        self._manifest = manifest
-        self._heard = self._clock.monotonic()
-        self._fetch.begin(manifest.model.parts().values())
+        self._pursuit.found(manifest)
         self._advance()
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
-        if not data or not self._fetch.asked(sha256, index):
-            return
-        self._heard = self._clock.monotonic()
-        if self._fetch.take(sha256, index, data):
+        if self._pursuit.chunk(sha256, index, data):
             self._advance()
 
     def _advance(self) -> None:
-        """Ask for the next chunks; when nothing is missing any more, verify and swap."""
-        if self._manifest is None:
+        """Ask for the next chunks; when nothing is missing any more, verify and swap, or have it tried."""
+        kept = self._pursuit.ready()
+        if kept is None:
+            if self._pursuit.number:
+                self._set_unless_old(
+                    state="fetching", release=self._pursuit.number, percent=self._pursuit.percent, reason=""
+                )
             return
-        if not self._fetch.done:
-            self._set(percent=self._fetch.percent)
-            self._fetch.ask()
+        if self._pursuit.trying:
+            self._join(kept)
             return
-        manifest, self._manifest = self._manifest, None
         self._set(state="verifying", percent=100.0)
-        self._shelf.try_release(manifest.number)
-        self._swap(Kept(release=manifest.number, model=manifest.model))
-        self._shelf.change(floor=max(self._shelf.state.floor, manifest.number))
-        self._shelf.adopt(Kept(release=manifest.number, model=manifest.model))
-        self._wanted = 0
+        self._shelf.try_release(kept.release)
+        self._swap(kept)
+        self._shelf.change(floor=max(self._shelf.state.floor, kept.release))
+        self._shelf.adopt(kept)
+        self._pursuit.drop()
+        self._follow()
 
     def _swap(self, kept: Kept) -> None:
         """Load, warm up, check against the golden outputs, and hand to the engine between two frames."""
-        running, cosine, difference = self._build(kept)
+        new = assemble(kept, self._shelf, threads=self._settings.threads, pause=self._spare.wait)
         old = self._engine.running
-        if not self._engine.offer(running, SWAP_TIMEOUT):
+        if not self._engine.offer(new.running, SWAP_TIMEOUT):
             raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
         log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)
@@ -344,58 +343,72 @@ class Reload:
             reason="",
             last_ms=round(took, 1),
             swap_ms=round(self._engine.swap_ms, 3),
-            cosine=cosine,
-            difference=difference,
+            cosine=new.cosine,
+            difference=new.difference,
         )
         self._spare.wait()
         del old  # here, and not in the frame loop: to free a model takes a while
 
-    def _build(self, kept: Kept) -> tuple[Running, float, float]:
-        """A checked model, with the golden check's worst cosine and probability difference.
-
-        In pieces, each of some milliseconds: no frame waits for more than one.
-        """
-        spec, pause = kept.model, self._spare.wait
-        golden = decode_golden(self._shelf.read(spec.golden))
-        backbone_bytes = self._shelf.read(spec.backbone)
-        pause()
-        backbone = Part(backbone_bytes, name="backbone", threads=self._threads)
-        head_bytes = self._shelf.read(spec.head)
-        head = Part(head_bytes, name="head", threads=self._threads)
-        model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
-        rows = None
-        if spec.references is not None:
-            rows = references.decode(self._shelf.read(spec.references), head.input_shape[-1])
-        pause()
-        model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
-        try:
-            result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances, pause)
-        except ImageError as error:
-            raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-        facts = Facts(kept.release, model.classes, spec.backbone.sha256, head_bytes, rows)
-        return Running(facts, model), result.worst_cosine, result.worst_difference
-
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
-        now = self._clock.monotonic()
-        if not self._wanted:
-            if self.state.state == "failed" and now - self._heard > RETRY:
-                self._heard = now
-                if self._failing not in self._shelf.state.failed:
-                    self._follow()
+        self._guard(self._beside.ran_well, abandon=False)
+        if self._pursuit.number:
+            if self._pursuit.remind():
+                self._advance()
             return
-        if now - self._heard < self._fetch.patience():
-            return
-        self._heard = now
-        if self._manifest is None:
-            want = Want(project=self._project, release=self._wanted)
-            self._bus.publish(topics.want(self._camera), encode(want))
-        self._fetch.remind()
-        self._advance()
+        self._beside.check()
+        now, short = self._clock.monotonic(), self._beside.short
+        if (short or self.state.state == "failed") and now - self._stopped > RETRY:
+            self._stopped = now
+            if short or self._failing not in self._shelf.state.failed:
+                self._follow()
 
-    def _give_up(self) -> None:
-        """Stop waiting for whatever was on its way; complete parts stay on the shelf."""
-        self._fetch.drop()
-        if self._wanted:
-            self._bus.unsubscribe([topics.release(self._project, self._wanted)])
-        self._manifest = None
+    # -- a second release, beside the one in use
+
+    def _try_beside(self, wish: Trial | None) -> None:
+        """The release to run does; this one shall be tried beside it."""
+        match self._beside.follow(wish):
+            case Next.HERE:
+                self._tell(self._advance)
+            case Next.FETCH if wish is not None:
+                self._set_unless_old(state="fetching", release=wish.release, percent=0.0, reason="")
+            case Next.FAILED if wish is not None:
+                self._tell_failed(wish.release)
+            case Next.UNDERWAY:
+                self._changed()
+            case _:
+                self._settle()
+
+    def _join(self, kept: Kept) -> None:
+        """All parts of the wanted one are here: have it run beside the one in use."""
+        if not self._beside.short:
+            self._set_unless_old(state="verifying", release=kept.release, percent=100.0, reason="")
+        self._stopped = self._clock.monotonic()
+        self._beside.join(kept)
+        self._pursuit.drop()
+        self._settle()
+
+    def _take_well(self, trial: bool) -> None:
+        self._shelf.ran_well()
+        if trial:
+            self._shelf.trial_ran_well()
+        elif (wish := self._beside.wish) is not None:
+            self._try_beside(wish)
+
+    def _settle(self) -> None:
+        """The state is that of the release in use, or of a newer one that runs beside it."""
+        running = self._engine.running
+        if running is None:
+            return
+        shadowing = self._beside.shadowing
+        state, release = ("shadowing", shadowing) if shadowing else ("running", running.release)
+        if (self.state.state, self.state.release) == (state, release):
+            self._changed()
+        else:
+            self._set(state=state, release=release, percent=100.0, reason="")
+
+    def _set_unless_old(self, **fields: object) -> None:
+        """`_set`, but of an older release that is tried the report is silent: it is not what a rollout waits for."""
+        running = self._engine.running
+        if not self._pursuit.trying or running is None or self._pursuit.number > running.release:
+            self._set(**fields)

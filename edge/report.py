@@ -13,11 +13,13 @@ from typing import Any, Literal
 
 from edge.capture import Capture
 from edge.infer import Engine
+from edge.memory import free_mb
 from edge.priority import lower_priority
 from edge.reload import Reload
 from edge.settings import EdgeSettings
 from edge.spool import Spool
 from edge.triage import Triage
+from edge.trial import TrialRun
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
@@ -30,14 +32,16 @@ REPORT_SHARE = 0.0025
 """Share of a thin link that reports may take."""
 UNKNOWN_RATE = 1000.0
 """Bytes a second that a thin link is taken for while its goodput is not known."""
+ENDS = ("running", "shadowing", "failed", "reverted")
+"""States with which a reload is over: told at once on any link."""
 
 
 class Pace:
     """When a report may go, without I/O.
 
     At once when something changed, else report_s after the last one. On a thin link later: each report takes
-    REPORT_SHARE of the goodput until the next one. At once goes there only the first one, and a reload that came to
-    `running` or `failed` since the last one.
+    REPORT_SHARE of the goodput until the next one. At once goes there only the first one, and a reload that came to one
+    of ENDS since the last one.
     """
 
     def __init__(self, report_s: float, now: float, *, thin: bool) -> None:
@@ -57,7 +61,7 @@ class Pace:
         due = self._tried if changed else self._tried + self._report_s
         if self._thin and self._last is not None:
             at, size, told = self._last
-            if reload.state not in ("running", "failed") or (reload.state, reload.release) == (
+            if reload.state not in ENDS or (reload.state, reload.release) == (
                 told.state,
                 told.release,
             ):
@@ -118,6 +122,7 @@ class Reporting:
         low: LowScores,
         errors: Counter[str],
         triage: Triage[Any],
+        trial: TrialRun,
         goodput: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._settings = settings
@@ -131,6 +136,7 @@ class Reporting:
         self._low = low
         self._errors = errors
         self._triage = triage
+        self._trial = trial
         self._goodput = goodput
         self._pace = Pace(settings.report_s, clock.monotonic(), thin=settings.link.thin)
         self._agent = importlib.metadata.version("hone")
@@ -178,6 +184,7 @@ class Reporting:
                 fps=round(self._low.fps(), 2),
                 low_score=round(self._low.share(), 3),
                 infer_ms=round(engine.infer_ms, 2),
+                free_mb=free_mb(),
             ),
             clock=clock_quality(self._settings),
             up=self._bus.sent,
@@ -191,6 +198,8 @@ class Reporting:
                 "spool_mb": self._settings.spool.limit_mb,
             },
             triage=TriageState(source=self._source(), settings=to_wire(triage), refused=reload.policy.refused),
+            labels=self._settings.labels,
+            trial=self._trial.state(),
         )
 
     def _source(self) -> Literal["project", "edge", "local"]:

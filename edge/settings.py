@@ -74,7 +74,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
     models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
-    labels: the camera's own, such as line = "3", by which a rollout may go.
+    labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
+    the one in use, whatever the plan says. trial_memory_mb: memory that must be free (MiB) before a second backbone.
     """
 
     camera: str
@@ -87,6 +88,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     report_s: Annotated[float, Meta(gt=0, le=3600)] = 2.0
     clock: Literal["auto", "trusted"] = "auto"
     labels: Annotated[dict[Label, Label], Meta(max_length=32)] = {}
+    trial: Literal["auto", "off"] = "auto"
+    trial_memory_mb: Annotated[int, Meta(ge=0)] = 128
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False

@@ -17,6 +17,8 @@ from shared.manifest import ModelSpec, PartSpec
 
 log = logging.getLogger(__name__)
 MAX_STARTS = 3
+WELL_FRAMES, WELL_SECONDS = 100, 30.0
+"""After so many frames, or so long, a release counts as one that does not kill the agent."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +28,13 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelSpec
 
 
+class Reverted(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that was left after it had been in use, and why."""
+
+    release: int
+    reason: str
+
+
 class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     """floor: highest release number ever accepted; plan_floor, desired_floor, delegation_floor: of plans, exceptions
     and delegations.
@@ -33,7 +42,8 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
-    followed, as it came.
+    followed, as it came. trial: the last release that was tried beside another one, and trial_starts: how often since
+    it was last known to be good. reverted: the release that was left last, until another one is adopted.
     """
 
     floor: int = 0
@@ -49,6 +59,9 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     good: int = 0
     triage: dict[str, Any] | None = None
+    trial: Kept | None = None
+    trial_starts: int = 0
+    reverted: Reverted | None = None
 
 
 class Shelf:
@@ -119,7 +132,9 @@ class Shelf:
 
     def fail(self, release: int) -> None:
         """Never try this release again; the last 100 are remembered."""
-        self.change(trying=0, tries=0, failed=[*(one for one in self.state.failed if one != release), release][-100:])
+        trial = self.state.trial if self.state.trial and self.state.trial.release != release else None
+        failed = [*(one for one in self.state.failed if one != release), release][-100:]
+        self.change(trying=0, tries=0, failed=failed, trial=trial)
 
     def try_release(self, release: int) -> None:
         """Mark, durably, that a release is about to be loaded for the first time.
@@ -132,15 +147,48 @@ class Shelf:
         self.change(trying=release, tries=tries)
 
     def adopt(self, kept: Kept) -> None:
-        """This release runs now; the one before is kept to go back to, parts of older ones are deleted."""
-        before = self.state.current if self.state.current and self.state.current.release != kept.release else None
-        self.change(current=kept, previous=before or self.state.previous, starts=0, trying=0, tries=0)
-        used = {
-            part.sha256
-            for one in (self.state.current, self.state.previous)
-            if one is not None
-            for part in one.model.parts().values()
-        }
+        """This release runs now; the one before is kept to go back to, and one that is tried and newer.
+
+        Parts of others are deleted.
+        """
+        state = self.state
+        before = state.current if state.current and state.current.release != kept.release else None
+        trial = state.trial if state.trial and state.trial.release > kept.release else None
+        self.change(
+            current=kept, previous=before or state.previous, trial=trial, reverted=None, starts=0, trying=0, tries=0
+        )
+        self.sweep()
+
+    def find(self, release: int) -> Kept | None:
+        """A release, beside the one in use, whose parts are here."""
+        state = self.state
+        return next((one for one in (state.trial, state.previous) if one and one.release == release), None)
+
+    def keep_trial(self, kept: Kept) -> None:
+        """Keep the parts of this release, which is to be tried beside the one in use; those of the last go."""
+        if self.state.trial != kept:
+            self.change(trial=kept, trial_starts=0)
+        self.sweep()
+
+    def start_trial(self) -> None:
+        """Mark, durably, that the release of the trial is about to be loaded beside the one in use.
+
+        PartError when that ended the agent MAX_STARTS times before it had judged enough frames.
+        """
+        if self.state.trial_starts >= MAX_STARTS:
+            release = self.state.trial.release if self.state.trial else 0
+            raise PartError(f"ended the agent {MAX_STARTS} times on trial", subject=f"release {release}")
+        self.change(trial_starts=self.state.trial_starts + 1)
+
+    def trial_ran_well(self) -> None:
+        """The release of the trial has proven that it does not kill the agent."""
+        if self.state.trial_starts:
+            self.change(trial_starts=0)
+
+    def sweep(self) -> None:
+        """Delete the parts of releases that are not in use, gone back to or tried."""
+        kept = (self.state.current, self.state.previous, self.state.trial)
+        used = {part.sha256 for one in kept if one is not None for part in one.model.parts().values()}
         for path in self._parts.iterdir():
             if path.name not in used:
                 path.unlink()
@@ -152,9 +200,13 @@ class Shelf:
         """
         state = self.state
         if state.current is not None and state.current.release != state.good and state.starts >= MAX_STARTS:
-            log.error("release %d never ran well in %d starts; going back", state.current.release, state.starts)
-            self.fail(state.current.release)
-            self.change(current=state.previous, previous=None, starts=0)
+            left = Reverted(
+                release=state.current.release,
+                reason=f"release {state.current.release} never ran well in {state.starts} starts and was left",
+            )
+            log.error("%s", left.reason)
+            self.fail(left.release)
+            self.change(current=state.previous, previous=None, starts=0, reverted=left)
         if self.state.current is not None:
             self.change(starts=self.state.starts + 1)
         return self.state.current

@@ -12,6 +12,8 @@ from statistics import median
 
 SHARE = 0.33
 """Of the usual time between two frames: work begins in this first part of it, so that it ends before the next frame."""
+SCARCE = 0.05
+"""Of the usual work on a frame: where the loop waits shorter than that for the next one, there is no spare time."""
 STILL = 1.0
 """Seconds without a frame, or two of the usual periods, after which the next one is not waited for."""
 
@@ -48,6 +50,13 @@ class Spare:
                 self._works.append(self._ended - self._began)
                 self._ends += 1
                 self._changed.notify_all()
+
+    @property
+    def scarce(self) -> bool:
+        """Whether frames come as fast as they are worked off, so that what runs beside the loop costs some of them."""
+        with self._changed:
+            known = len(self._waits) == self._waits.maxlen
+            return known and median(self._waits) < SCARCE * median(self._works)
 
     def wait(self) -> None:
         """Return at once early between two frames, or when none come; else right after the next one."""

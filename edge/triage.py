@@ -2,9 +2,10 @@
 
 1. The audit draw comes first, before duplicates and scores are looked at, so that audit events are a random sample of
    all frames, each taken with the probability that is stored with it. They are events at once.
-2. A frame that a strategy takes (`edge.strategies`), and that is no near-copy of a recent event or of one that waits
+2. So are, next, random frames on which the two models of a trial differ (`edge.trial`).
+3. A frame that a strategy takes (`edge.strategies`), and that is no near-copy of a recent event or of one that waits
    here, waits for the end of its window, if it is among the best so far.
-3. At the window's end the best are events: each strategy has as many places as its share of `top` says, what is left
+4. At the window's end the best are events: each strategy has as many places as its share of `top` says, what is left
    over is made up for in later windows. A place for which there is no frame stays empty.
 
 Which strategy takes a frame that several want: the first of the mix, unless it has better ones; then the next. This is
@@ -24,7 +25,7 @@ import numpy as np
 
 from edge.strategies import JUST, Judge, unit
 from shared.litert import Floats, Prediction
-from shared.policy import AUDIT, TriageSettings
+from shared.policy import AUDIT, PAIR, TriageSettings
 
 log = logging.getLogger(__name__)
 F = TypeVar("F")
@@ -93,8 +94,13 @@ class Triage(Generic[F]):
         self._rule()
         return events
 
-    def see(self, frame: F, prediction: Prediction, draw: float, now: float) -> list[tuple[F, Chosen]]:
-        """One more frame: the events that are settled now. draw: a fresh random number in [0, 1). now: seconds."""
+    def see(
+        self, frame: F, prediction: Prediction, draw: float, now: float, pair: float = 0.0
+    ) -> list[tuple[F, Chosen]]:
+        """One more frame: the events that are settled now. draw: a fresh random number in [0, 1). now: seconds.
+
+        pair: with what chance a trial drew it, where its two models differ on it and that is asked about; else 0.
+        """
         events = self.due(now)
         if not self._seen:
             self._open(now)
@@ -102,6 +108,8 @@ class Triage(Generic[F]):
         self._number += 1
         if draw < self._settings.audit:
             events.append((frame, Chosen(AUDIT, self._settings.audit, 1.0)))
+        elif pair:
+            events.append((frame, Chosen(PAIR, pair, 1.0)))
         else:
             self._enter(frame, prediction)
         return [*events, *self.close()] if self._seen >= self._settings.window else events

@@ -41,6 +41,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             state=arguments.state,
             seed=arguments.seed,
             once=arguments.once,
+            name=arguments.story,
             label=arguments.label,
             frames=arguments.frames,
             port=arguments.port,
@@ -428,7 +429,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0, help="which images go where (default: 0)")
     demo.add_argument("--once", action="store_true", help="end after the story, write demo.json, exit 0 if all is well")
     demo.add_argument("--label", choices=("script", "me"), default="script", help="who labels (default: script)")
-    demo.add_argument("--frames", type=int, default=0, help="frames of each camera (default: all there are)")
+    demo.add_argument(
+        "--story",
+        choices=("better", "bad-release"),
+        default="better",
+        help="a model that gets better, or a release that looks better and is not (default: better)",
+    )
+    demo.add_argument(
+        "--frames", type=int, default=0, help="frames of each camera before they come again (default: all there are)"
+    )
     demo.add_argument("--port", type=int, default=0, help="port of the web page (default: a free one)")
     add("serve", _serve, "run the hub: collect, verify, label page, retrain, release, roll out")
     collect = add("collect", _collect, "collect from some sites, beside a serving hub and other collectors")

@@ -286,7 +286,8 @@ def _pair(one: Complete) -> list[dict[str, object]]:
     if rival is None or rival.label == event.label:
         return []
     said = {"release": event.release, "label": event.label, "other": rival.release, "other_label": rival.label}
-    return [{"camera": one.camera, "event_id": event.id, "project": event.project, **said}]
+    place = {"trial": rival.trial, "number": rival.number}
+    return [{"camera": one.camera, "event_id": event.id, "project": event.project, **said, **place}]
 
 
 def _row(one: Complete, received: datetime) -> dict[str, object]:

@@ -1,18 +1,21 @@
 """Evidence: what the cameras of a rollout have shown, from their reports and the images on which two models differ.
 
-Counts are kept by camera and start of its program, so that a restart loses none that were reported. A frame on which
-the models differ counts as open until its image is here and an operator has said what it is: what never comes counts
-against the release.
+An operator settles differences at his own pace, cameras find them at theirs. What is open counts against a release, so
+of too many no decision could come: once `rollout.batch` differences wait, a window of counting closes on every camera,
+and the next one opens when all of them are settled. What lies between counts neither way. Whether a window is open
+depends on what came before it alone, so what it holds is a random sample like any other.
+
+A window is told by a camera's own counts, frames and differences, at its begin and end; an image says which difference
+it is. So every difference of a window is known, also one whose image never came: it stays open.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
 import sqlalchemy
-from sqlalchemy import ColumnElement, bindparam
+from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
 from hub.gate import Pairs, judge
@@ -23,62 +26,64 @@ from hub.split import share_of
 from hub.tables import Camera, Image, Pair, Rollout, Trial, table_of
 from shared.messages import TrialState
 
-_PAIR, _IMAGE = table_of(Pair).c, table_of(Image).c
-_DECIDED = (  # without the mapper: it is asked twice a second
-    sqlalchemy.select(_PAIR.camera, _PAIR.event_id, _PAIR.label, _PAIR.other_label, _IMAGE.decided, _IMAGE.label)
-    .where(_PAIR.camera == _IMAGE.camera, _PAIR.event_id == _IMAGE.event_id)
-    .where(
-        _PAIR.project == bindparam("project"),
-        _PAIR.release == bindparam("release"),
-        _PAIR.other == bindparam("other"),
-    )
-)
 
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """A frame that is evidence, and what has become of it. new, old: what the two models say.
 
-def note(session: Session, project: str, progress: Progress) -> None:
-    """Keep what the shadow and canary cameras last reported of this rollout; in the caller's transaction.
-
-    A report of fewer frames than were noted of the same start is an older one that the broker had kept.
+    counted: its camera has reported that many.
     """
-    wanted = {(progress.previous, progress.release), (progress.release, progress.previous)}
-    known = {(one.release, one.other, one.camera, one.boot): one for one in _noted(session, project, progress)}
-    for camera in _cameras(session, progress):
-        told = camera.reported.get("trial")
-        if told is None or (told.get("release"), told.get("other")) not in wanted:
-            continue
-        counts = msgspec.to_builtins(msgspec.convert(told, TrialState))
-        key = (told["release"], told["other"], camera.name, str(camera.reported.get("boot", "")))
-        row = known.get(key) or Trial(project=project, release=key[0], other=key[1], camera=key[2], boot=key[3])
-        if row.counts != counts and counts.get("frames", 0) >= row.counts.get("frames", 0):
-            row.counts = counts
+
+    trial: tuple[str, str]
+    number: int
+    event_id: str
+    new: str
+    old: str
+    image: int
+    decided: bool
+    label: str | None
+    counted: bool
+
+
+def look(
+    session: Session, project: str, progress: Progress, settings: RolloutSettings, *, paused: bool
+) -> tuple[Evidence, bool]:
+    """Take in what the cameras last reported, in the caller's transaction, and judge by all there is.
+
+    paused: whether counting was paused at the last look; returned is whether it is now.
+    """
+    _note(session, project, progress, paused=paused)
+    session.flush()
+    trials = _trials(session, project, progress.release, progress.previous)
+    differences = _differences(session, project, trials)
+    pairs = _pairs(trials, differences, settings.settle)
+    judgement = judge(pairs, margin=settings.margin, error=settings.error)
+    cameras, before = _cameras(session, progress), _trials(session, project, progress.previous, progress.release)
+    skips = _skips(cameras, progress.previous, progress.release)
+    shadow = _views(before, skips, progress.shadows, candidate_beside=True)
+    skips = _skips(cameras, progress.release, progress.previous)
+    canary = _views(trials, skips, progress.canaries, candidate_beside=False)
+    waiting = sum(not one.decided and drawn(one.event_id, settings.settle) for one in differences)
+    pause = waiting >= settings.batch or (paused and waiting > 0)
+    if pause and not paused:
+        for row in trials:
+            row.windows = _closed(row)
             session.add(row)
+    return Evidence(shadow, canary, pairs, judgement), pause
 
 
-def gather(session: Session, project: str, progress: Progress, settings: RolloutSettings) -> Evidence:
-    """All that was noted of a rollout so far, with what the pairs of its canaries prove."""
-    new, old = progress.release, progress.previous
-    rows = _noted(session, project, progress)
-    cameras = _cameras(session, progress)
-    before = _states([one for one in rows if one.release == old])
-    first = _states([one for one in rows if one.release == new])
-    skips, others = _skips(cameras, old, new), _skips(cameras, new, old)
-    shadow = {one: _view(before.get(one, []), skips.get(one, ""), beside=True) for one in progress.shadows}
-    canary = {one: _view(first.get(one, []), others.get(one, ""), beside=False) for one in progress.canaries}
-    pairs = _pairs(session, project, progress, first, settings.settle)
-    return Evidence(shadow, canary, pairs, judge(pairs, margin=settings.margin, error=settings.error))
-
-
-def to_row(evidence: Evidence) -> dict[str, Any]:
-    """As a rollout's row keeps it, for pages and records."""
+def to_row(evidence: Evidence, *, paused: bool) -> dict[str, Any]:
+    """As a rollout's row keeps it, for pages and records. paused: no more is counted until what waits is settled."""
     pairs, judgement = evidence.pairs, evidence.judgement
     return {
         "shadow": {name: asdict(one) for name, one in evidence.shadow.items()},
         "canary": {name: asdict(one) for name, one in evidence.canary.items()},
         "pairs": asdict(pairs),
         "labels": pairs.settled,
+        "paused": paused,
         "verdict": judgement.verdict,
-        "harm": _finite(judgement.harm),
-        "safety": _finite(judgement.safety),
+        "harm": min(judgement.harm, 1e300),  # as JSON can hold it
+        "safety": min(judgement.safety, 1e300),
     }
 
 
@@ -93,30 +98,21 @@ def urgent(session: Session, project: str, waits: Iterable[ColumnElement[bool] |
     waits: the conditions under which an image waits.
     """
     way = session.exec(
-        select(Rollout.release, Rollout.stage)
+        select(Rollout.release, Rollout.previous, Rollout.stage)
         .where(Rollout.project == project, Rollout.plan_number > 0)
         .order_by(col(Rollout.plan_number).desc())
     ).first()
-    if way is None or way[1] in ("draft", "shadow", "done"):
+    if way is None or way[2] in ("draft", "shadow", "done"):
         return []
-    rows = session.exec(
-        select(Image.id, Pair.event_id)
-        .join(Pair, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
-        .where(Pair.project == project, Pair.release == way[0], *waits)
-        .order_by(col(Image.id))
+    trials = _trials(session, project, way[0], way[1])
+    return sorted(
+        one.image
+        for one in _differences(session, project, trials, *waits)
+        if not one.decided and drawn(one.event_id, settle)
     )
-    return [one for one, event_id in rows if one is not None and drawn(event_id, settle)]
 
 
-def _noted(session: Session, project: str, progress: Progress) -> list[Trial]:
-    both = [progress.release, progress.previous]
-    rows = select(Trial).where(Trial.project == project, col(Trial.release).in_(both), col(Trial.other).in_(both))
-    return list(session.exec(rows))
-
-
-def _cameras(session: Session, progress: Progress) -> list[Camera]:
-    names = {*progress.shadows, *progress.canaries}
-    return list(session.exec(select(Camera).where(col(Camera.name).in_(names)))) if names else []
+# -- below the surface
 
 
 def _skips(cameras: Iterable[Camera], release: int, other: int) -> dict[str, str]:
@@ -129,64 +125,129 @@ def _skips(cameras: Iterable[Camera], release: int, other: int) -> dict[str, str
     }
 
 
-def _states(rows: Iterable[Trial]) -> dict[str, list[TrialState]]:
-    """By camera, one for each start of its program."""
-    found: dict[str, list[TrialState]] = {}
-    for one in rows:
-        found.setdefault(one.camera, []).append(msgspec.convert(one.counts, TrialState))
+def _note(session: Session, project: str, progress: Progress, *, paused: bool) -> None:
+    """Keep what the shadow and canary cameras last reported of this rollout, and open windows where none is.
+
+    A report of fewer frames or differences than were noted of a trial is an older one that the broker had kept.
+    """
+    wanted = {(progress.previous, progress.release), (progress.release, progress.previous)}
+    cameras = _cameras(session, progress)
+    names = [one.name for one in cameras]
+    rows = session.exec(select(Trial).where(Trial.project == project, col(Trial.camera).in_(names)))
+    known = {(one.camera, one.trial): one for one in rows}
+    for camera in cameras:
+        told = camera.reported.get("trial")
+        if told is None or (told.get("release"), told.get("other")) not in wanted or not told.get("id"):
+            continue
+        key = (camera.name, str(told["id"]))
+        row = known.get(key)
+        if row is None:
+            row = Trial(project=project, camera=key[0], trial=key[1], release=told["release"], other=told["other"])
+        if (row.release, row.other) != (told["release"], told["other"]):
+            continue  # no camera of ours gives two trials the same id
+        counts = msgspec.to_builtins(msgspec.convert(told, TrialState))
+        if any(now < noted for now, noted in zip(_at(counts), _at(row.counts), strict=True)):
+            counts = row.counts
+        fresh = row.counts != counts
+        if not paused and (not row.windows or len(row.windows[-1]) == 4):
+            # A trial that begins counts from its beginning; later windows from what was reported last.
+            row.windows = [*row.windows, _at(row.counts) if row.windows else [0, 0]]
+            fresh = True
+        if fresh:
+            row.counts = counts
+            session.add(row)
+
+
+def _at(counts: dict[str, Any]) -> list[int]:
+    return [int(counts.get("frames", 0)), int(counts.get("differed", 0))]
+
+
+def _closed(row: Trial) -> list[list[int]]:
+    """The windows of a trial, the last one with an end."""
+    if not row.windows or len(row.windows[-1]) == 4:
+        return row.windows
+    return [*row.windows[:-1], [*row.windows[-1], *_at(row.counts)]]
+
+
+def _cameras(session: Session, progress: Progress) -> list[Camera]:
+    names = {*progress.shadows, *progress.canaries}
+    return list(session.exec(select(Camera).where(col(Camera.name).in_(names)))) if names else []
+
+
+def _trials(session: Session, project: str, release: int, other: int) -> list[Trial]:
+    return list(
+        session.exec(select(Trial).where(Trial.project == project, Trial.release == release, Trial.other == other))
+    )
+
+
+def _views(
+    rows: Sequence[Trial], skips: dict[str, str], names: Iterable[str], *, candidate_beside: bool
+) -> dict[str, TrialView]:
+    """By camera, all its trials together. candidate_beside: the new model is the one beside."""
+    found = {}
+    for name in names:
+        states = [msgspec.convert(one.counts, TrialState) for one in rows if one.camera == name]
+        low = sum(one.low for one in states), sum(one.other_low for one in states)
+        last = max(states, key=lambda one: one.frames, default=None)
+        times = (last.ms, last.other_ms) if last else (0.0, 0.0)
+        found[name] = TrialView(
+            skipped=skips.get(name, "") if not any(one.frames for one in states) else "",
+            frames=sum(one.frames for one in states),
+            differed=sum(one.differed for one in states),
+            low_new=low[1] if candidate_beside else low[0],
+            low_old=low[0] if candidate_beside else low[1],
+            new_ms=times[1] if candidate_beside else times[0],
+            old_ms=times[0] if candidate_beside else times[1],
+        )
     return found
 
 
-def _view(states: Sequence[TrialState], skipped: str, *, beside: bool) -> TrialView:
-    """All starts of a camera's program together. beside: the new model is the one beside."""
-    low = sum(one.low for one in states), sum(one.other_low for one in states)
-    last = max(states, key=lambda one: one.frames, default=None)
-    times = (last.ms, last.other_ms) if last else (0.0, 0.0)
-    return TrialView(
-        skipped=skipped if not any(one.frames for one in states) else "",
-        frames=sum(one.frames for one in states),
-        differed=sum(one.differed for one in states),
-        low_new=low[1] if beside else low[0],
-        low_old=low[0] if beside else low[1],
-        new_ms=times[1] if beside else times[0],
-        old_ms=times[0] if beside else times[1],
-    )
+def _differences(
+    session: Session, project: str, trials: Sequence[Trial], *waits: ColumnElement[bool] | bool
+) -> list[_Difference]:
+    """The differences in the windows of these trials whose images are here."""
+    by_key = {(one.camera, one.trial): one for one in trials}
+    if not by_key:
+        return []
+    pairs, images = table_of(Pair).c, table_of(Image).c
+    conditions: list[Any] = list(waits)
+    rows = session.connection().execute(  # without the mapper: it is asked twice a second
+        sqlalchemy.select(
+            pairs.camera, pairs.trial, pairs.number, pairs.event_id, pairs.label, pairs.other_label,
+            images.id, images.decided, images.label,
+        )
+        .where(pairs.camera == images.camera, pairs.event_id == images.event_id, pairs.project == project)
+        .where(pairs.release == trials[0].release, pairs.other == trials[0].other, *conditions)
+    )  # fmt: skip
+    found = []
+    for camera, trial, number, event_id, new, old, image, decided, label in rows:
+        told = by_key.get((camera, trial))
+        if told is None:
+            continue
+        if any(one[1] < number and (len(one) == 2 or number <= one[3]) for one in told.windows):
+            counted = number <= _at(told.counts)[1]
+            found.append(_Difference((camera, trial), number, event_id, new, old, image, decided, label, counted))
+    return found
 
 
-def _pairs(
-    session: Session, project: str, progress: Progress, trials: Mapping[str, Sequence[TrialState]], settle: float
-) -> Pairs:
-    """The differences of all that have been canaries, each with what an operator says it is.
-
-    What a camera sent and has not reported yet stands for nothing that another one did not send.
-    """
-    rows = session.connection().execute(
-        _DECIDED, {"project": project, "release": progress.release, "other": progress.previous}
-    )
-    came: Counter[str] = Counter()
+def _pairs(trials: Sequence[Trial], differences: Sequence[_Difference], settle: float) -> Pairs:
+    """What is known of the frames in the windows of these trials, each difference with what an operator says of it."""
+    closed = [window for trial in trials for window in _closed(trial)]
+    frames, differed = (sum(one[at + 2] - one[at] for one in closed) for at in (0, 1))
     broken = mended = tied = waiting = 0
-    for camera, event_id, new, old, decided, label in rows:
-        if camera not in trials:
+    came = set()  # a number that came twice does not stand for another one that did not
+    for one in differences:
+        if not one.counted or (place := (*one.trial, one.number)) in came:
             continue
-        came[camera] += 1
-        if not drawn(event_id, settle):
+        came.add(place)
+        if not drawn(one.event_id, settle):
             continue
-        if not decided:
+        if not one.decided:
             waiting += 1
-        elif label == new:
+        elif one.label == one.new:
             mended += 1
-        elif label == old:
+        elif one.label == one.old:
             broken += 1
         else:
             tied += 1
-    frames = 0
-    for camera, states in trials.items():
-        differed = sum(one.differed for one in states)
-        waiting += max(0, differed - came[camera])
-        frames += max(sum(one.frames for one in states), differed, came[camera])
-    return Pairs(frames, broken, mended, tied, waiting, settle)
-
-
-def _finite(factor: float) -> float:
-    """As JSON can hold it."""
-    return min(factor, 1e300)
+    return Pairs(frames, broken, mended, tied, waiting + max(0, differed - len(came)), settle)

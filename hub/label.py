@@ -30,10 +30,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An image to ask about. ask: why, as in table `Label`; with anything but "" what was said of it stays hidden."""
+    """An image to ask about. ask: why, as in table `Label`; with anything but "" what was said of it stays hidden.
+
+    urgent: the rollout under way waits for it, since two releases differ on it.
+    """
 
     image: Image
     ask: again.Ask
+    urgent: bool = False
 
 
 class Desk:
@@ -94,7 +98,7 @@ class Desk:
                     one for one in exclude if self._held.get(one, (operator, 0))[0] == operator
                 ]
                 self._held |= dict.fromkeys(mine, (operator, now + HOLD_S))
-            return [Question(one, self._again.get(one.id or 0, "")) for one in found]
+            return [Question(one, self._again.get(one.id or 0, ""), one.id in first) for one in found]
 
     def asked(self, image_id: int) -> again.Ask:
         """Why this image is asked about again at present; a program that leaves `ask` out of its answer means this."""

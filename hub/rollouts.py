@@ -181,9 +181,9 @@ class Rollouts:
     def _step(self, session: Session, target: Rollout) -> None:
         """Note what cameras show, also while it is held: one that restarts forgets it. Move on if that is due."""
         before, settings = load(target), self._settings().rollout
-        evidence.note(session, self._project, before)
-        found = evidence.gather(session, self._project, before, settings)
-        if (told := evidence.to_row(found)) != target.evidence:
+        paused = bool(target.evidence.get("paused", False))
+        found, paused = evidence.look(session, self._project, before, settings, paused=paused)
+        if (told := evidence.to_row(found, paused=paused)) != target.evidence:
             target.evidence = told
             session.add(target)
         if before.state != "running":
@@ -273,6 +273,15 @@ def current(session: Session, project: str) -> Rollout | None:
         .where(Rollout.project == project, Rollout.plan_number > 0)
         .order_by(col(Rollout.plan_number).desc())
     ).first()
+
+
+def busy(session: Session, project: str) -> str:
+    """The state of the rollout under way, or of the newest draft; "" when there is none of both."""
+    target = current(session, project)
+    if target is not None and not load(target).ended:
+        return target.state
+    drafts = _drafts(session, project)
+    return drafts[-1].state if drafts else ""
 
 
 def runs_after(last: Progress) -> int:

@@ -200,7 +200,8 @@ class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     operator settles what the two differ on. canary_frames: that canaries must have judged with both, at the least.
     margin: so much more of all frames may it get wrong, as far as is proven. error: the chance that an equal release
     is sent back, and that one that is worse by the margin is let through. settle: share of the differences that an
-    operator is asked about. groups: which cameras follow, each a "25%" of the fleet, a label such as "line=3", or a
+    operator is asked about. batch: once so many differences wait for him, no more are counted until they are settled.
+    groups: which cameras follow, each a "25%" of the fleet, a label such as "line=3", or a
     number of cameras; everyone comes after the last.
 
     max_slower: so many times as long may it take for a frame. max_low_score: so much more of the same frames may it
@@ -219,6 +220,7 @@ class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     margin: Annotated[float, Meta(gt=0, lt=1)] = 0.02
     error: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     settle: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 20
     groups: Annotated[tuple[str, ...], Meta(max_length=20)] = ("10%", "50%")
     max_slower: Annotated[float, Meta(ge=1, le=1000)] = 1.5
     max_low_score: Annotated[float, Meta(ge=0, le=1)] = 0.2

@@ -325,7 +325,7 @@ class Rollout(SQLModel, table=True):
 class Pair(SQLModel, table=True):
     """A frame of a trial that two models call by different labels. release, label: of the one in use; other: beside it.
 
-    The image is the one of this camera and event.
+    The image is the one of this camera and event. trial, number: which trial of the camera, and which difference in it.
     """
 
     __table_args__ = (Index("ix_pair_releases", "project", "release", "other"),)
@@ -337,17 +337,24 @@ class Pair(SQLModel, table=True):
     label: str
     other: int
     other_label: str
+    trial: str
+    number: int
 
 
 class Trial(SQLModel, table=True):
-    """What a camera counted in a trial of two releases since one start of its program: `TrialState` as JSON."""
+    """What a camera counted in a trial of two releases since counting began: `TrialState` as JSON.
+
+    windows: which part of it counts as evidence, as [frames, differences, frames, differences] at begin and end; the
+    last one has no end while it is open. See `hub.evidence`.
+    """
 
     project: str = Field(primary_key=True)
-    release: int = Field(primary_key=True)
-    other: int = Field(primary_key=True)
     camera: str = Field(primary_key=True)
-    boot: str = Field(primary_key=True)
+    trial: str = Field(primary_key=True)
+    release: int
+    other: int
     counts: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    windows: list[list[int]] = Field(default_factory=list, sa_type=JSON)
 
 
 class Exemption(SQLModel, table=True):

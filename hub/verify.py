@@ -17,7 +17,7 @@ from hub.lost import LOST
 from hub.novelty import MOST
 from hub.quality import Floats, Light, grey_of
 from hub.store import STOP_S, Store
-from hub.tables import Embedding, Image, Release
+from hub.tables import Embedding, Image, Pair, Release
 from hub.tables import Look as LookRow
 from hub.tables import Skew as SkewRow
 from shared.errors import HoneError, ImageError, StoreError
@@ -94,9 +94,7 @@ class Verifier:
             return False
         name, part = found
         with self._store.read() as session:
-            images = session.exec(
-                select(Image).where(Image.state == "new", Image.split == "pool").order_by(col(Image.id)).limit(BATCH)
-            ).all()
+            images = _new(session)
         done: list[tuple[Image, Floats | None, Look | None]] = []
         for image in images:
             if self._stop.is_set():
@@ -169,6 +167,16 @@ class Verifier:
             memory = self._memories[project] = _Memory(self._store, project, backbone)
         memory.refresh()
         return memory
+
+
+def _new(session: Session) -> list[Image]:
+    """The next images to verify, the oldest first; before all others those that a rollout may wait for."""
+    new = select(Image).where(Image.state == "new", Image.split == "pool").order_by(col(Image.id)).limit(BATCH)
+    pairs = new.join(Pair, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
+    found = list(session.exec(pairs))
+    if len(found) < BATCH:
+        found += session.exec(new.where(col(Image.id).not_in([one.id for one in found]))).all()[: BATCH - len(found)]
+    return found
 
 
 class _Memory:

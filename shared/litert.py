@@ -89,6 +89,20 @@ class Part:
         return [np.asarray(self._interpreter.get_tensor(one), dtype=np.float32) for one in self._outputs]
 
 
+class Head:
+    """A head alone: embedding in, Prediction out. Not safe to share by threads. thresholds: as for `Model`."""
+
+    def __init__(self, part: Part, thresholds: Sequence[float] = ()) -> None:
+        self._part = part
+        self._thresholds = np.array(thresholds, np.float32) if thresholds else None
+
+    def judge(self, embedding: Floats) -> Prediction:
+        """Run it on an embedding, float32 [dims]."""
+        probabilities, *confidence = self._part.run_all(embedding[np.newaxis])
+        score = float(confidence[0][0, 0]) if confidence else None
+        return Prediction(probabilities[0], embedding, score, self._thresholds)
+
+
 class Model:
     """Backbone and head as one: pixels in, Prediction out. Not safe to share by threads.
 
@@ -116,9 +130,9 @@ class Model:
             raise PartError(f"gives {head.output_shapes} for {len(classes)} classes", subject="head")
         if thresholds and (len(thresholds) != len(classes) or not min(thresholds) > 0):
             raise PartError(f"has thresholds {list(thresholds)} for {len(classes)} classes", subject="head")
-        self._thresholds = np.array(thresholds, np.float32) if thresholds else None
         self._backbone = backbone
         self._head = head
+        self.head = Head(head, thresholds)
         self.classes = tuple(classes)
         self.preprocess = how
 
@@ -134,10 +148,8 @@ class Model:
 
     def predict(self, pixels: Pixels) -> Prediction:
         """Run backbone and head on one image."""
-        return self.judge(self.embed(pixels))
+        return self.head.judge(self.embed(pixels))
 
     def judge(self, embedding: Floats) -> Prediction:
         """Run the head alone on an embedding that is there already, float32 [dims]."""
-        probabilities, *confidence = self._head.run_all(embedding[np.newaxis])
-        score = float(confidence[0][0, 0]) if confidence else None
-        return Prediction(probabilities[0], embedding, score, self._thresholds)
+        return self.head.judge(embedding)

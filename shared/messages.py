@@ -66,11 +66,17 @@ class HubStatus(Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
-    """What the other model of a trial said of a frame. release: its number."""
+    """What the other model of a trial said of a frame. release: its number.
+
+    trial: id of the trial, see `TrialState`. number: of this frame among those of the trial on which the two differ,
+    from 1.
+    """
 
     release: Serial
     label: Annotated[str, Meta(max_length=200)]
     score: Share
+    trial: Annotated[str, Meta(max_length=64)]
+    number: Positive
 
 
 class Event(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -219,7 +225,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
 class TrialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How two models did on the same random frames, since the agent started or the plan named them.
 
-    release: of the model in use; other: of the one beside it. skipped: why the other does not run here; empty: it does,
+    release: of the model in use; other: of the one beside it. id: another one each time that counting begins anew.
+    skipped: why the other does not run here; empty: it does,
     or is on its way. frames: that both have judged; differed: those of them with two labels; lost: those of these that
     could not become events. missed: random frames that the other had no time for. low, other_low: frames whose score
     was under the threshold. ms, other_ms: median time of an inference; for models with one backbone that of the whole
@@ -228,6 +235,7 @@ class TrialState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     release: Serial
     other: Serial
+    id: Annotated[str, Meta(max_length=64)] = ""
     skipped: str = ""
     frames: Count = 0
     differed: Count = 0

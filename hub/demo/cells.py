@@ -80,10 +80,9 @@ def split(cells: Sequence[Cell], seed: int, cameras: int, frames: int = 0) -> Sp
     return Split(start, holdout, [mono[one::cameras] + poly[one::cameras] for one in range(cameras)])
 
 
-def lay_out(cells: Sequence[Cell], folder: Path, *, by_class: bool) -> None:
-    """Link cells into `folder`: in folders by class, or numbered in their order."""
-    for number, cell in enumerate(cells):
-        name = cell.path.name if by_class else f"{number:05d}_{cell.path.name}"
-        target = folder / cell.label / name if by_class else folder / name
+def lay_out(cells: Sequence[Cell], folder: Path) -> None:
+    """Link cells into folders by class."""
+    for cell in cells:
+        target = folder / cell.label / cell.path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         os.symlink(cell.path, target)

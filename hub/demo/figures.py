@@ -1,5 +1,6 @@
 """The figures of demo.json, from the database and the cameras' own reports, and what in them is not as it should be."""
 
+from datetime import datetime
 from typing import Any
 
 from sqlmodel import col, func, select
@@ -7,7 +8,7 @@ from sqlmodel import col, func, select
 from hub.demo.judge import Judge
 from hub.settings import TrainSettings
 from hub.store import Store
-from hub.tables import Camera, Image, Release, Run
+from hub.tables import Camera, Image, Release, Rollout, Run
 
 
 def figures(
@@ -42,6 +43,7 @@ def figures(
             "high": gain.auc_gain.high if gain.auc_gain else None,
         },
         "random_labels_auc": judge.random_labels_auc(labels, train),
+        "rollouts": rollouts(store),
         "releases": [_release_row(one, runs[one.run_id]) for one in releases],
         "images": {
             "spooled": sum(one["spool"]["spooled"] for one in reports),
@@ -60,6 +62,29 @@ def figures(
         "cameras": {"total": cameras_total, "on_last_release": sum(one.release == last for one in cameras)},
         "reload_ms": max(reloads) if reloads else None,
     }
+
+
+def rollouts(store: Store) -> list[dict[str, Any]]:
+    """The way of each release: its stages, with the seconds since its rollout was made."""
+    with store.read() as session:
+        rows = session.exec(select(Rollout).order_by(col(Rollout.release))).all()
+    found = []
+    for row in rows:
+        times = [datetime.fromisoformat(one["at"]) for one in row.history]
+        found.append(
+            {
+                "release": row.release,
+                "kind": row.kind,
+                "state": row.state,
+                "labels": row.evidence.get("labels", 0),
+                "pairs": row.evidence.get("pairs", {}),
+                "stages": [
+                    {**one, "seconds": round((at - times[0]).total_seconds(), 1)}
+                    for one, at in zip(row.history, times, strict=True)
+                ],
+            }
+        )
+    return found
 
 
 def _release_row(release: Release, run: Run) -> dict[str, Any]:

@@ -13,7 +13,10 @@ NAME = "script"
 
 
 class Operator:
-    """A thread that labels at a human pace, up to a budget. truth: sha256 of an image file -> class name."""
+    """A thread that labels at a human pace, up to a budget. truth: sha256 of an image file -> class name; it may grow.
+
+    What a rollout waits for is settled beyond the budget, too.
+    """
 
     def __init__(self, url: str, truth: Mapping[str, str], *, budget: int, seconds_each: float) -> None:
         self._url = url
@@ -42,7 +45,7 @@ class Operator:
 
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=30) as client:
-            while not self._stop.is_set() and not self.done:
+            while not self._stop.is_set():
                 began = time.monotonic()
                 try:
                     labelled = self._label_one(client)
@@ -55,7 +58,7 @@ class Operator:
     def _label_one(self, client: httpx.Client) -> bool:
         """Label the image that comes next; False when none waits."""
         items = client.get("/api/queue", params={"count": 1}).raise_for_status().json()["items"]
-        if not items:
+        if not items or (self.done and not items[0]["urgent"]):
             return False
         image = client.get(items[0]["url"]).raise_for_status().content
         name = self._truth.get(sha256_hex(image))

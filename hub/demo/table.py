@@ -1,6 +1,6 @@
 """What the demo shows in the terminal: the fleet while it runs, and the figures at its end."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def live(overview: Mapping[str, Any] | None, *, url: str, labels: int, budget: int, step: str) -> RenderableType:
+def live(overview: Mapping[str, Any] | None, *, url: str, labels: int, step: str) -> RenderableType:
     """The fleet right now. overview: answer of /api/overview, None before the hub answers."""
     head = Text.assemble(("Hone demo  ", "bold"), (url, "underline"), f"   {step}")
     if overview is None:
@@ -27,10 +27,14 @@ def live(overview: Mapping[str, Any] | None, *, url: str, labels: int, budget: i
             str(one["spool_left"] or 0),
         )
     queue = overview["queue"]
-    desk = f"{queue['waiting']} wait for a label, {queue['labelled']} labelled" + (f" of {budget}" if budget else "")
+    desk = f"{queue['waiting']} wait for a label, {queue['labelled']} labelled, {labels} by the script"
     run = overview["current"]
+    way = overview["rollout"]
+    rollout = f"rollout: {way['words']}" if way else "no rollout yet"
     training = f"run {run['id']}: {run['step']} ({100 * run['progress']:.0f} %)" if run else "no run under way"
-    return Group(head, cameras, Text(f"images {overview['totals']['stored']} stored, {desk}"), Text(training))
+    return Group(
+        head, cameras, Text(f"images {overview['totals']['stored']} stored, {desk}"), Text(training), Text(rollout)
+    )
 
 
 def line(overview: Mapping[str, Any], step: str, labels: int) -> str:
@@ -38,10 +42,13 @@ def line(overview: Mapping[str, Any], step: str, labels: int) -> str:
     cameras = overview["cameras"]
     frames = sum(one["captured"] or 0 for one in cameras)
     running = ",".join(str(one["release"]) for one in cameras)
-    run = overview["current"]
+    run, way = overview["current"], overview["rollout"]
+    stage = f", release {way['release']} {way['stage']} {way['state']}" if way and way["stage"] != "done" else ""
     return (
         f"{step}: frames {frames}, on release {running or '-'}, stored {overview['totals']['stored']}, "
-        f"labels {labels}, waiting {overview['queue']['waiting']}" + (f", run {run['id']} {run['step']}" if run else "")
+        f"labels {labels}, waiting {overview['queue']['waiting']}"
+        + (f", run {run['id']} {run['step']}" if run else "")
+        + stage
     )
 
 
@@ -93,4 +100,37 @@ def final(result: Mapping[str, Any]) -> RenderableType:
     if result["reload_ms"] is not None:
         facts.add_row("reload", f"{result['reload_ms']:.0f} ms from plan to swap, the slowest camera")
     facts.add_row("time", f"{result['seconds']:.0f} s, seed {result['seed']}")
-    return Group(releases, facts)
+    return Group(releases, stages(result["rollouts"]), facts)
+
+
+def stages(rollouts: Sequence[Mapping[str, Any]]) -> Table:
+    """The way of each release through the fleet: when it came to which stage, and why it left it."""
+    shown = Table(title="Rollouts", title_justify="left")
+    for name in ("release", "after", "stage", "state", "why"):
+        shown.add_column(name, justify="right" if name in ("release", "after") else "left")
+    for way in rollouts:
+        for line in way["stages"]:
+            stage = f"{line['stage']} {line['group']}".strip()
+            number = str(way["release"])
+            shown.add_row(number, f"{line['seconds']:.0f} s", stage, line["state"], line["reason"])
+    return shown
+
+
+def bad(result: Mapping[str, Any]) -> RenderableType:
+    """The figures of the story of a bad release."""
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="dim")
+    facts.add_column()
+    rollback, auc = result["rollback"], result["holdout_auc"]
+    facts.add_row(
+        "on the holdout", f"AUC {auc[1]:.3f} before, {auc[2]:.3f} with the supplier's labels: {result['verdict']}"
+    )
+    facts.add_row("in the field", rollback["reason"])
+    facts.add_row(
+        "rolled back",
+        f"at the {rollback['stage']}, after {rollback['labels']} labels" if rollback["happened"] else "no",
+    )
+    facts.add_row("cameras that ran it", f"{rollback['cameras_harmed']} of {rollback['cameras']}")
+    facts.add_row("they run now", f"release {', '.join(map(str, result['running']))}, the model of release 1")
+    facts.add_row("time", f"{result['seconds']:.0f} s, seed {result['seed']}")
+    return Group(stages(result["rollouts"]), facts)

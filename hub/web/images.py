@@ -84,7 +84,7 @@ class Images:
     def queue(self, count: int, exclude: Sequence[int], operator: str = "") -> QueueView:
         """The next images to label."""
         asked = self._desk.questions(count, exclude=exclude, operator=operator)
-        items = [queue_item(one.image, one.ask) for one in asked]
+        items = [queue_item(one.image, one.ask, urgent=one.urgent) for one in asked]
         return QueueView(waiting=self._desk.counts().waiting, items=items)
 
     def labels(self, limit: int) -> list[LabelView]:
@@ -113,9 +113,12 @@ class Images:
             return None if row is None else label_view(row, ())
 
 
-def queue_item(row: Image, ask: Ask = "") -> QueueItem:
+def queue_item(row: Image, ask: Ask = "", *, urgent: bool = False) -> QueueItem:
     """An image as a question; what was said of it before is left out where it is asked about again."""
-    item = QueueItem(**{name: value for name, value in _image(row) if name in QueueItem.model_fields} | {"ask": ask})
+    item = QueueItem(
+        **{name: value for name, value in _image(row) if name in QueueItem.model_fields}
+        | {"ask": ask, "urgent": urgent}
+    )
     return item.model_copy(update={"guess": "", "scores": {}, "score": None, "why": "", "blind": True}) if ask else item
 
 

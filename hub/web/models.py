@@ -315,10 +315,12 @@ class QueueItem(View):
 
     blind: it is of the random sample and not decided yet: nobody shall know what the model said, or the sample would
     flatter the model. So guess is "", score None, scores empty. ask: "" for a new one; "second" and "repeat" (see
-    `hub.again`) are blind as well. Send it back with the answer.
+    `hub.again`) are blind as well. Send it back with the answer. urgent: the rollout under way waits for it, since two
+    releases differ on it.
     """
 
     ask: again.Ask = ""
+    urgent: bool = False
 
     id: int
     url: str

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from edge.backlog import embedding_of
 from edge.settings import read
 from shared import topics
 from shared.clock import SystemClock
+from shared.errors import SpoolError
 from shared.files import sha256_hex
+from shared.manifest import Trial
 from shared.messages import HubStatus, Reported, Result, Status, decode, encode
 from shared.mqtt import PahoBus
 from shared.preprocess import encode_png
@@ -466,6 +469,81 @@ def test_after_a_swap_nobody_keeps_the_old_model(plant: Plant, run: Callable[...
     plant.registry.plan(2)
     wait_until(lambda: old() is None, "the end of the old model")
     assert agent._engine.running.release == 2
+
+
+AGAINST = {name: parts(size=size, beta=-6.0) for name, size in (("another head", 16), ("another backbone", 12))}
+"""Of the colours they name the one of which there is least: MODEL names another one of every picture."""
+
+
+@pytest.mark.parametrize("audit", [0.0, 1.0])
+@pytest.mark.parametrize("other", AGAINST)
+def test_a_trial_from_shadow_to_pairs(plant: Plant, run: Callable[..., Agent], other: str, audit: float) -> None:
+    """In the shadow only counts are told; in the canary what the two call by two labels comes as one event each."""
+    folder = plant.folder / "in"
+    folder.mkdir()
+    plant.registry.release(7, MODEL)
+    plant.registry.release(8, AGAINST[other])
+    plant.registry.plan(7, trial=Trial(release=8, share=1.0))
+    none = f'strategy = "low_score"\nlow_score = 0.0\naudit = {audit}\n'
+    agent = run(plant.configure(source="in", capture="watch = true", more='labels = { line = "3" }', triage=none))
+
+    def shown(state: str, frames: int) -> bool:
+        _drop(folder)
+        said = plant.reported
+        there = said is not None and (said.reload.state, said.reload.release) == (state, 8)
+        return there and said is not None and said.trial is not None and said.trial.frames >= frames
+
+    wait_until(lambda: shown("shadowing", 5), "a shadow", seconds=30)
+    said = plant.reported
+    assert said is not None
+    assert said.trial is not None
+    assert (said.release, said.labels, said.trial.release, said.trial.other) == (7, {"line": "3"}, 7, 8)
+    assert said.trial.differed == said.trial.frames
+    assert said.rates.free_mb is not None
+    before = set(plant.hub.stored)
+    assert all(event.rival is None for event, _ in plant.hub.disk.values()), "it does not ask"
+
+    plant.registry.plan(8, trial=Trial(release=7, share=1.0, ask=True))
+    wait_until(lambda: shown("running", 5) and plant.reported.trial.release == 8, "pairs", seconds=30)  # type: ignore[union-attr]
+    run.stop()  # type: ignore[attr-defined]
+    told = agent._trial._counts
+    left = [agent._spool.event(one.id) for one in agent._spool.offers()]
+    every = [*(event for event, _ in plant.hub.disk.values()), *(one for one in left if one is not None)]
+    pairs = {event.id: event for event in every if event.rival is not None}
+    assert len(pairs) == told.differed - told.lost > 0
+    for event in pairs.values():
+        assert event.id not in before
+        assert event.rival is not None
+        assert (event.release, event.rival.release) == (8, 7)
+        assert event.label != event.rival.label
+        why = ("audit", 1.0, 1.0) if audit else ("pair", 1.0, 1.0)
+        assert (event.why, event.probability, event.value) == why
+    events = Counter(data for _, data in plant.hub.disk.values())
+    assert set(events.values()) == {1}, "one event of a frame at most"
+    if not audit:
+        assert {event.why for event, _ in plant.hub.disk.values()} == {"pair"}
+
+
+def test_a_pair_that_cannot_be_kept_is_told_as_lost(plant: Plant, run: Callable[..., Agent]) -> None:
+    folder = plant.folder / "in"
+    folder.mkdir()
+    plant.registry.release(7, MODEL)
+    plant.registry.release(8, AGAINST["another head"])
+    plant.registry.plan(7, trial=Trial(release=8, share=1.0, ask=True))
+    none = 'strategy = "low_score"\nlow_score = 0.0\naudit = 0.0\n'
+    agent = run(plant.configure(source="in", capture="watch = true", triage=none))
+
+    def full(*_: object) -> None:
+        raise SpoolError("is full")
+
+    agent._spool.add = full  # type: ignore[method-assign]
+
+    def lost() -> bool:
+        _drop(folder)
+        return bool(plant.reported and plant.reported.trial and plant.reported.trial.lost >= 3)
+
+    wait_until(lost, "losses", seconds=30)
+    assert plant.hub.disk == {}
 
 
 def test_sums_of_products_take_no_threads_of_their_own() -> None:

@@ -9,13 +9,14 @@ import pytest
 
 import edge.report
 from edge.infer import Engine
-from edge.reload import Policy
+from edge.policy import Policy
 from edge.report import REPORT_SHARE, UNKNOWN_RATE, LowScores, Pace, Reporting, clock_quality
 from edge.settings import EdgeSettings
 from edge.spool import Spool
 from edge.triage import Triage
+from edge.trial import TrialRun
 from shared import topics
-from shared.messages import ReloadState, Reported, TriageState, decode
+from shared.messages import ReloadState, Reported, TriageState, TrialState, decode
 from shared.policy import TriageSettings
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import CAMERA
@@ -86,6 +87,7 @@ def reporting(
         low=LowScores(clock),
         errors=errors,
         triage=triage,
+        trial=TrialRun(Engine(), triage.is_low),
     )
     bus.start(Recorder())
     one.start()
@@ -142,6 +144,21 @@ def test_the_last_report_is_made_on_stop(reporting: tuple[Reporting, FakeBroker,
     assert said.spool.left == 1
 
 
+def test_a_trial_and_the_cameras_labels_are_told(
+    make_settings: MakeSettings, reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]
+) -> None:
+    one, _, _, _ = reporting
+    assert (one.reported().trial, one.reported().labels) == (None, {})
+    one._trial.name(4, 5, share=0.2, ask=False)
+    one._trial.skip("no room")
+    one._settings = make_settings(labels={"line": "3"})
+    said = one.reported()
+    assert said.trial == TrialState(release=4, other=5, skipped="no room")
+    assert said.labels == {"line": "3"}
+    assert said.rates.free_mb is not None
+    assert said.rates.free_mb > 0
+
+
 def test_offline_it_goes_on(reporting: tuple[Reporting, FakeBroker, Spool, Counter[str]]) -> None:
     one, broker, _, _ = reporting
     broker.stop(forget=True)
@@ -193,6 +210,16 @@ def test_on_a_thin_link_the_first_report_and_the_end_of_a_reload_go_at_once() ->
     assert pace.wait(171.0, ReloadState(state="failed", release=5), 1500.0, changed=True) == 0.0
 
 
+def test_on_a_thin_link_a_shadow_and_a_release_that_was_left_are_told_at_once_too() -> None:
+    pace = Pace(2.0, 100.0, thin=True)
+    pace.reported(100.0, 900, RUNNING, sent=True)
+    shadow, left = ReloadState(state="shadowing", release=5), ReloadState(state="reverted", release=5)
+    assert pace.wait(101.0, shadow, 1500.0, changed=True) == 0.0
+    pace.reported(101.0, 900, shadow, sent=True)
+    assert pace.wait(102.0, shadow, 1500.0, changed=True) > 0
+    assert pace.wait(102.0, left, 1500.0, changed=True) == 0.0
+
+
 def test_a_report_that_did_not_go_is_not_counted() -> None:
     pace = Pace(2.0, 100.0, thin=True)
     pace.reported(100.0, 900, RUNNING, sent=False)
@@ -219,6 +246,7 @@ def test_the_thread_keeps_the_pace_of_a_thin_link(
         low=LowScores(clock),
         errors=Counter(),
         triage=Triage(TriageSettings()),
+        trial=TrialRun(Engine(), lambda _: False),
         goodput=lambda: 1500.0,
     )
     bus.start(Recorder())

@@ -170,3 +170,70 @@ def test_power_cuts_do_not_speak_against_a_release_that_once_ran_well(tmp_path: 
         assert started is not None
         assert started.release == 2
     assert Shelf(tmp_path).state.failed == []
+
+
+def test_one_that_is_left_is_remembered_until_another_is_adopted(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.adopt(kept(shelf, 2, NEW))
+    for _ in range(MAX_STARTS + 1):
+        Shelf(tmp_path).to_start()
+    left = Shelf(tmp_path).state.reverted
+    assert left is not None
+    assert (left.release, left.reason) == (2, "release 2 never ran well in 3 starts and was left")
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 3, OTHER))
+    assert Shelf(tmp_path).state.reverted is None
+
+
+# ------------------------------------------------------------------------------------ a release on trial
+
+
+def test_the_parts_of_a_trial_are_kept_beside_those_in_use(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 2, OLD))
+    other = kept(shelf, 3, OTHER)
+    shelf.keep_trial(other)
+    assert Shelf(tmp_path).find(3) == other
+    assert Shelf(tmp_path).find(2) is None, "the one in use"
+    shelf.adopt(kept(shelf, 1, NEW))
+    assert names(tmp_path) == {part(one).sha256 for model in (OLD, NEW, OTHER) for one in model.blobs()}
+    assert shelf.find(2) == shelf.state.previous
+    shelf.adopt(other)
+    assert shelf.state.trial is None, "it is in use now"
+    assert names(tmp_path) == {part(one).sha256 for model in (NEW, OTHER) for one in model.blobs()}
+
+
+def test_an_older_release_on_trial_goes_with_the_next_one_adopted(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 2, OLD))
+    shelf.keep_trial(kept(shelf, 1, OTHER))
+    shelf.adopt(kept(shelf, 3, NEW))
+    assert shelf.state.trial is None
+    assert names(tmp_path) == {part(one).sha256 for model in (OLD, NEW) for one in model.blobs()}
+
+
+def test_another_trial_takes_the_place_of_the_last(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.keep_trial(kept(shelf, 2, OTHER))
+    shelf.start_trial()
+    shelf.keep_trial(kept(shelf, 3, NEW))
+    assert shelf.state.trial_starts == 0
+    assert shelf.find(2) is None
+    assert names(tmp_path) == {part(one).sha256 for model in (OLD, NEW) for one in model.blobs()}
+
+
+def test_a_trial_that_keeps_dying_ends(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.keep_trial(kept(shelf, 2, NEW))
+    for _ in range(2):
+        for _ in range(MAX_STARTS):
+            Shelf(tmp_path).start_trial()
+        with pytest.raises(PartError, match="release 2: ended the agent 3 times on trial"):
+            Shelf(tmp_path).start_trial()
+        Shelf(tmp_path).trial_ran_well()
+    shelf = Shelf(tmp_path)
+    shelf.fail(2)
+    assert (shelf.state.trial, shelf.state.failed) == (None, [2])

@@ -117,3 +117,12 @@ def test_without_any_time_between_frames_work_begins_after_each(spare: Spare, cl
 
     wait_until(another, "its turn")
     one.thread.join(10)
+
+
+def test_time_is_scarce_where_frames_come_as_fast_as_they_are_worked_off(spare: Spare, clock: FakeClock) -> None:
+    frames(spare, clock, 10, gap=0.0)
+    assert not spare.scarce, "not known yet"
+    frames(spare, clock, 10, gap=0.0)
+    assert spare.scarce
+    frames(spare, clock, 20, gap=0.1 * WORK)
+    assert not spare.scarce

@@ -264,3 +264,27 @@ def test_other_settings_hold_from_the_next_frame_on_and_nothing_is_forgotten() -
     assert [name for name, _ in rule.see("c", seen(0.85, [0, 1, 0]), NEVER, 0.0)] == ["c"]
     rule.use(TriageSettings(strategy="rare", rare="broken", window=1, top=1, audit=0.0))
     assert [one.why for _, one in rule.see("d", seen(0.5, [0, 0, 1]), NEVER, 0.0)] == ["rare"]
+
+
+# ------------------------------------------------------------------------------------ frames that two models differ on
+
+
+def test_a_pair_is_an_event_at_once_with_the_chance_of_its_draw() -> None:
+    """Whatever the window holds, and though it is a copy of an event."""
+    rule = triage(window=10, top=1, audit=0.1)
+    assert rule.see("a", seen(0.5), NEVER, 0.0) == []
+    assert rule.see("b", seen(0.99), NEVER, 0.0, 0.2) == [("b", Chosen("pair", 0.2, 1.0))]
+    assert rule.see("c", seen(0.5), NEVER, 0.0, 0.2) == [("c", Chosen("pair", 0.2, 1.0))]
+    assert [name for name, _ in rule.close()] == ["a"]
+
+
+def test_the_audit_draw_goes_before_the_pair() -> None:
+    """So the sample of all frames stays one."""
+    rule = triage(window=10, top=1, audit=0.1)
+    assert rule.see("a", seen(0.5), 0.05, 0.0, 0.2) == [("a", Chosen("audit", 0.1, 1.0))]
+
+
+def test_a_pair_counts_as_a_frame_of_its_window() -> None:
+    rule = triage(window=2, top=1, audit=0.0)
+    assert rule.see("a", seen(0.5), NEVER, 0.0) == []
+    assert [name for name, _ in rule.see("b", seen(0.5), NEVER, 0.0, 0.2)] == ["b", "a"]

@@ -35,6 +35,7 @@ from shared.manifest import (
     ModelSpec,
     PartSpec,
     Plan,
+    Trial,
     key_id,
     public_hex,
     seal,
@@ -320,8 +321,15 @@ class Registry:
         if want.sha256 is not None:
             self.chunks(want.sha256, [i for first, last in want.ranges for i in range(first, last + 1)])
 
-    def plan(self, release: int, *, number: int | None = None, triage: dict[str, object] | None = None) -> None:
-        """Every camera shall run this release, and triage so."""
+    def plan(
+        self,
+        release: int,
+        *,
+        number: int | None = None,
+        triage: dict[str, object] | None = None,
+        trial: Trial | None = None,
+    ) -> None:
+        """Every camera shall run this release, triage so, and try that one beside it."""
         self.plans += 1
         data = self._seal(
             Plan,
@@ -329,7 +337,7 @@ class Registry:
             number or self.plans,
             project=self.project,
             stage="all",
-            groups=[Group(name="all", release=release)],
+            groups=[Group(name="all", release=release, trial=trial)],
             triage=triage,
         )
         self.bus.publish(topics.plan(self.project), data, retain=True)

@@ -59,13 +59,17 @@ class Fleet:
         self.registry.reported(f"site/{name}", said)
         self.registry.flush()
 
-    def shadow(self, name: str, frames: int, *, new: int = 2, old: int = 1, boot: str = "b1", **counts: object) -> None:
+    def shadow(
+        self, name: str, frames: int, *, new: int = 2, old: int = 1, trial: str = "s1", **counts: object
+    ) -> None:
         """A camera that runs the old release says how the new one does beside it."""
-        self.say(name, old, boot=boot, trial=TrialState(release=old, other=new, frames=frames, **counts))
+        self.say(name, old, trial=TrialState(release=old, other=new, id=trial, frames=frames, **counts))
 
-    def canary(self, name: str, frames: int, *, new: int = 2, old: int = 1, boot: str = "b1", **counts: object) -> None:
+    def canary(
+        self, name: str, frames: int, *, new: int = 2, old: int = 1, trial: str = "t1", **counts: object
+    ) -> None:
         """A camera that runs the new release says how it does beside the old one."""
-        self.say(name, new, boot=boot, trial=TrialState(release=new, other=old, frames=frames, **counts))
+        self.say(name, new, trial=TrialState(release=new, other=old, id=trial, frames=frames, **counts))
 
     def differ(
         self,
@@ -74,20 +78,32 @@ class Fleet:
         new: str = "defect",
         old: str = "good",
         says: str | None = None,
-        release: int = 2,
-        other: int = 1,
+        pair: tuple[int, int] = (2, 1),
+        trial: str = "t1",
+        number: int = 0,
     ) -> int:
-        """An image comes on which both differ; says: an operator's label, "" for "cannot tell". Returns its id."""
+        """An image comes on which both differ; returns its id.
+
+        says: an operator's label, "" for "cannot tell". pair: releases in use and beside. number: 0 for the next one.
+        """
         image = add_image(self.store, camera=f"site/{name}", decided=says is not None, label=says or None)
         with self.store.write() as session:
             event = session.get(Image, image).event_id
+            before = session.exec(select(Pair).where(Pair.camera == f"site/{name}", Pair.trial == trial)).all()
             session.add(
                 Pair(
-                    camera=f"site/{name}", event_id=event, project="cells", release=release, label=new, other=other,
-                    other_label=old,
+                    camera=f"site/{name}", event_id=event, project="cells", release=pair[0], label=new, other=pair[1],
+                    other_label=old, trial=trial, number=number or len(before) + 1,
                 )
             )  # fmt: skip
         return image
+
+    def settle(self, image: int, says: str | None) -> None:
+        """An operator says what an image is; None: takes it back."""
+        with self.store.write() as session:
+            row = session.get(Image, image)
+            row.label, row.decided = says or None, says is not None
+            session.add(row)
 
     # -- releases
 

@@ -445,7 +445,7 @@ def test_a_killed_hub_never_has_a_row_without_its_bytes_nor_forgets_what_it_told
 
 def test_what_two_models_say_of_an_image_is_kept_with_it_once(store):
     rounds = Rounds(store)
-    rival = Rival(release=2, label="defect", score=0.6)
+    rival = Rival(release=2, label="defect", score=0.6, trial="t1", number=4)
     image = complete(b"x" * 300, label="good", release=3, why="pair", rival=rival)
     for _ in range(2):
         rounds.one([image, complete(b"y" * 300)])
@@ -453,11 +453,14 @@ def test_what_two_models_say_of_an_image_is_kept_with_it_once(store):
         [pair] = session.exec(select(Pair)).all()
     assert (pair.camera, pair.event_id, pair.project) == (CAMERA, image.event.id, "cells")
     assert (pair.release, pair.label, pair.other, pair.other_label) == (3, "good", 2, "defect")
+    assert (pair.trial, pair.number) == ("t1", 4)
 
 
 def test_two_models_that_say_the_same_are_no_pair(store):
     """Else its label would count as a frame that the new model has mended."""
-    same = complete(b"x" * 300, label="good", why="audit", rival=Rival(release=2, label="good", score=0.6))
+    same = complete(
+        b"x" * 300, label="good", why="audit", rival=Rival(release=2, label="good", score=0.6, trial="t1", number=4)
+    )
     Rounds(store).one([same])
     with store.read() as session:
         assert session.exec(select(Pair)).all() == []

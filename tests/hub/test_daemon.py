@@ -333,21 +333,22 @@ class Canary:
             self.frames[pair] = self.frames.get(pair, 0) + frames
             if told.ask:
                 for _ in range(differ):
-                    self.send(release, told.release, new, old)
-                self.differed[pair] = self.differed.get(pair, 0) + differ
+                    self.differed[pair] = self.differed.get(pair, 0) + 1
+                    self.send(release, told.release, new, old, self.differed[pair])
             trial = TrialState(
-                release=pair[0], other=pair[1], frames=self.frames[pair], differed=self.differed.get(pair, 0)
-            )
+                release=pair[0], other=pair[1], id=f"{pair[0]}-{pair[1]}", frames=self.frames[pair],
+                differed=self.differed.get(pair, 0),
+            )  # fmt: skip
         said = msgspec.structs.replace(reported(release), trial=trial)
         self.one.camera.publish(topics.reported(CAMERA), encode(said), retain=True)
 
-    def send(self, release, other, new, old):
+    def send(self, release, other, new, old, number):
         """One event with a rival, and all of its image, until it is stored."""
         self.count += 1
         data = picture(self.count)
         event = event_of(
             data, release=release, label=new, why="pair", chunk_size=1 << 20,
-            rival=Rival(release=other, label=old, score=0.5),
+            rival=Rival(release=other, label=old, score=0.5, trial=f"{release}-{other}", number=number),
         )  # fmt: skip
 
         def upload():
@@ -383,9 +384,8 @@ def on_the_way(one, canary):
 def settle(one, label, count):
     """An operator labels what the rollout waits for."""
     for _ in range(count):
-        until(lambda: one.daemon.desk.next(1), "a question")
+        until(lambda: [image.why for image in one.daemon.desk.next(1)] == ["pair"], "a difference, before all others")
         [image] = one.daemon.desk.next(1)
-        assert image.why == "pair"
         one.daemon.desk.decide(image.id, label, operator="Mira")
 
 

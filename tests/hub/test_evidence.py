@@ -15,21 +15,22 @@ from shared.messages import TrialState
 from tests.hub.making import NOW, add_image
 from tests.hub.rolling import Fleet
 
-RULES = RolloutSettings()
+RULES = RolloutSettings(batch=10_000)
 CANARY = Progress(2, 1, "canary", NOW, shadows=("site/a",), canaries=("site/a", "site/b"))
 SHADOW = Progress(2, 1, "shadow", NOW, shadows=("site/a",), canaries=("site/a", "site/b"))
 
 
 @pytest.fixture
 def fleet(settings, store, clock):
-    return Fleet(settings, store, clock)
+    made = Fleet(settings, store, clock)
+    made.paused = False
+    return made
 
 
 def gathered(fleet, progress=CANARY, rules=RULES):
     with fleet.store.write() as session:
-        evidence.note(session, "cells", progress)
-    with fleet.store.read() as session:
-        return evidence.gather(session, "cells", progress, rules)
+        found, fleet.paused = evidence.look(session, "cells", progress, rules, paused=fleet.paused)
+    return found
 
 
 # -- trials
@@ -53,9 +54,10 @@ def test_new_and_old_keep_their_names_whichever_is_in_use(fleet):
     assert got.pairs == Pairs(20, open=5), "of canaries alone"
 
 
-def test_counts_of_each_start_of_the_program_add_up(fleet):
-    for boot, frames in (("b1", 10), ("b2", 7), ("b2", 9), ("b3", 1)):
-        fleet.canary("a", frames, boot=boot, low=frames, differed=1)
+def test_counts_of_each_trial_add_up(fleet):
+    """Another one begins with each start of the program, and when a camera comes back to it."""
+    for trial, frames in (("t1", 10), ("t2", 7), ("t2", 9), ("t3", 1)):
+        fleet.canary("a", frames, trial=trial, low=frames, differed=1)
         got = gathered(fleet)
     assert (got.canary["site/a"].frames, got.canary["site/a"].low_new, got.pairs.open) == (20, 20, 3)
 
@@ -70,8 +72,8 @@ def test_an_older_report_that_a_broker_had_kept_takes_nothing_back_and_adds_noth
 
 
 def test_trials_of_other_releases_and_cameras_do_not_count(fleet):
-    fleet.say("a", 2, trial=TrialState(release=3, other=1, frames=50))
-    fleet.say("b", 2, trial=TrialState(release=2, other=4, frames=50))
+    fleet.say("a", 2, trial=TrialState(release=3, other=1, id="t1", frames=50))
+    fleet.say("b", 2, trial=TrialState(release=2, other=4, id="t1", frames=50))
     fleet.canary("c", 50)
     fleet.say("d", 2)
     assert gathered(fleet).pairs == Pairs()
@@ -94,7 +96,7 @@ def test_why_a_camera_compares_nothing_holds_for_that_trial_alone(fleet, other):
 def test_a_camera_that_has_compared_has_not_skipped(fleet):
     fleet.canary("a", 5)
     gathered(fleet)
-    fleet.canary("a", 0, boot="b2", skipped="no memory")
+    fleet.canary("a", 0, trial="t2", skipped="no memory")
     assert gathered(fleet).canary["site/a"] == TrialView(frames=5)
 
 
@@ -116,20 +118,37 @@ def test_an_operator_may_think_again(fleet):
     fleet.canary("a", 9, differed=1)
     image = fleet.differ("a", says="good")
     assert gathered(fleet).pairs.broken == 1
-    with fleet.store.write() as session:
-        row = session.get(Image, image)
-        row.label, row.decided = None, False
-        session.add(row)
+    fleet.settle(image, None)
     assert gathered(fleet).pairs == Pairs(9, open=1)
 
 
 def test_what_never_came_is_open_camera_by_camera(fleet):
-    """What one camera sent more than it has reported yet does not stand for what another did not send."""
     fleet.canary("a", 50, differed=3)
-    fleet.canary("b", 50, differed=0)
+    fleet.canary("b", 50, differed=3)
     for _ in range(3):
         fleet.differ("b", says="defect")
     assert gathered(fleet).pairs == Pairs(100, mended=3, open=3)
+
+
+def test_what_came_before_its_camera_has_reported_it_does_not_count_yet(fleet):
+    fleet.canary("a", 50, differed=3)
+    for number in (2, 4, 5):
+        fleet.differ("a", says="defect", number=number)
+    assert gathered(fleet).pairs == Pairs(50, mended=1, open=2)
+
+
+def test_a_difference_that_came_twice_does_not_stand_for_another(fleet):
+    fleet.canary("a", 50, differed=3)
+    for number in (1, 1, 1):
+        fleet.differ("a", says="defect", number=number)
+    assert gathered(fleet).pairs == Pairs(50, mended=1, open=2)
+
+
+def test_an_id_that_a_camera_gave_to_two_trials_counts_for_the_first_alone(fleet):
+    fleet.shadow("a", 10, trial="t1")
+    gathered(fleet, SHADOW)
+    fleet.canary("a", 50, trial="t1")
+    assert gathered(fleet).pairs == Pairs()
 
 
 def test_what_a_canary_showed_counts_also_when_it_is_none_any_more(fleet):
@@ -150,8 +169,8 @@ def test_what_cameras_send_that_were_no_canaries_does_not_count(fleet):
 
 def test_pairs_of_other_releases_or_the_other_way_round_do_not_count(fleet):
     fleet.canary("a", 50)
-    fleet.differ("a", says="good", release=1, other=2)
-    fleet.differ("a", says="good", release=3, other=2)
+    fleet.differ("a", says="good", pair=(1, 2))
+    fleet.differ("a", says="good", pair=(3, 2))
     assert gathered(fleet).pairs == Pairs(50)
 
 
@@ -161,7 +180,7 @@ def test_an_image_that_is_not_there_settles_nothing(fleet):
         session.add(
             Pair(
                 camera="site/a", event_id="gone", project="cells", release=2, label="good", other=1,
-                other_label="defect",
+                other_label="defect", trial="t1", number=1,
             )
         )  # fmt: skip
     assert gathered(fleet).pairs == Pairs(50, open=1)
@@ -171,7 +190,7 @@ def test_a_share_of_the_differences_is_drawn_by_a_hash_of_the_event(fleet):
     fleet.canary("a", 500, differed=200)
     for _ in range(200):
         fleet.differ("a", says="defect")
-    got = gathered(fleet, rules=RolloutSettings(settle=0.3)).pairs
+    got = gathered(fleet, rules=RolloutSettings(settle=0.3, batch=10_000)).pairs
     assert 30 < got.mended < 90
     assert (got.open, got.share, got.frames) == (0, 0.3, 500)
     ids = [event_id(NOW) for _ in range(2000)]
@@ -186,20 +205,88 @@ def test_a_share_of_the_differences_is_drawn_by_a_hash_of_the_event(fleet):
 def test_nonsense_proves_nothing(fleet, counts):
     fleet.canary("a", **counts)
     got = gathered(fleet)
-    assert got.pairs.frames >= got.pairs.open == counts["differed"]
+    assert got.pairs.open == counts["differed"]
     assert got.judgement.verdict == "open"
-    evidence.to_row(got)
+    evidence.to_row(got, paused=False)
 
 
 def test_a_row_that_pages_can_show(fleet):
     fleet.canary("a", 400)
-    got = evidence.to_row(gathered(fleet))
+    got = evidence.to_row(gathered(fleet), paused=True)
     assert got["verdict"] == "safe"
     assert got["canary"]["site/a"]["frames"] == 400
     assert got["pairs"]["frames"] == 400
-    assert got["labels"] == 0
+    assert (got["labels"], got["paused"]) == (0, True)
     fleet.canary("b", 2**53)
-    assert evidence.to_row(gathered(fleet))["safety"] <= 1e300
+    assert evidence.to_row(gathered(fleet), paused=True)["safety"] <= 1e300
+
+
+# -- windows
+
+FEW = RolloutSettings(batch=3)
+
+
+def test_once_enough_wait_counting_pauses_until_they_are_settled(fleet):
+    fleet.canary("a", 100, differed=3)
+    fleet.canary("b", 10)
+    images = [fleet.differ("a") for _ in range(3)]
+    assert gathered(fleet, rules=FEW).pairs == Pairs(110, open=3)
+    assert fleet.paused
+    fleet.canary("a", 200, differed=9)
+    fleet.canary("b", 50, differed=1)
+    between = [fleet.differ("a") for _ in range(6)]
+    assert gathered(fleet, rules=FEW).pairs == Pairs(110, open=3), "counts neither way"
+    rollout(fleet)
+    assert asked(fleet) == images, "nobody is asked about what does not count"
+    for one in images[:2]:
+        fleet.settle(one, "defect")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(110, mended=2, open=1)
+    assert fleet.paused, "not while one waits"
+    fleet.settle(images[2], "good")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(110, mended=2, broken=1)
+    assert not fleet.paused
+    fleet.settle(between[0], "good")
+    fleet.canary("a", 300, differed=10)
+    fleet.differ("a", says="defect")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(210, mended=3, broken=1)
+
+
+def test_a_difference_of_a_window_whose_image_never_comes_stays_open(fleet):
+    fleet.canary("a", 100, differed=5)
+    for number in (1, 2, 4):
+        image = fleet.differ("a", number=number)
+        gathered(fleet, rules=FEW)
+        if number < 4:
+            continue
+        assert fleet.paused
+    assert gathered(fleet, rules=FEW).pairs == Pairs(100, open=5)
+    fleet.settle(image, "good")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(100, broken=1, open=4)
+
+
+def test_an_image_of_a_window_that_comes_late_counts_in_it(fleet):
+    fleet.canary("a", 100, differed=4)
+    images = [fleet.differ("a", number=number) for number in (1, 2, 3)]
+    gathered(fleet, rules=FEW)
+    fleet.canary("a", 200, differed=6)
+    fleet.differ("a", number=5, says="good")
+    fleet.differ("a", number=4, says="defect")
+    for one in images:
+        fleet.settle(one, "defect")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(100, mended=4)
+
+
+def test_an_older_report_does_not_turn_a_window_round(fleet):
+    fleet.canary("a", 100, differed=3)
+    images = [fleet.differ("a") for _ in range(3)]
+    gathered(fleet, rules=FEW)
+    for one in images:
+        fleet.settle(one, "defect")
+    gathered(fleet, rules=FEW)
+    gathered(fleet, rules=FEW)
+    fleet.canary("a", 40, differed=1)
+    got = gathered(fleet, rules=FEW).pairs
+    assert got == Pairs(100, mended=3)
 
 
 # -- who is asked first
@@ -216,10 +303,12 @@ def asked(fleet, settle=1.0):
 
 
 def test_the_differences_of_the_rollout_under_way_are_urgent_the_oldest_first(fleet):
+    fleet.canary("a", 9)
+    gathered(fleet)
     add_image(fleet.store)
     waiting = [fleet.differ("a") for _ in range(3)]
     fleet.differ("a", says="good")
-    fleet.differ("a", release=5)
+    fleet.differ("a", pair=(5, 1))
     assert asked(fleet) == [], "no rollout"
     rollout(fleet)
     assert asked(fleet) == waiting
@@ -229,12 +318,16 @@ def test_the_differences_of_the_rollout_under_way_are_urgent_the_oldest_first(fl
     ("stage", "urgent"), [("shadow", 0), ("canary", 1), ("group", 1), ("everyone", 1), ("done", 0)]
 )
 def test_they_are_while_it_is_under_way(fleet, stage, urgent):
+    fleet.canary("a", 9)
+    gathered(fleet)
     fleet.differ("a")
     rollout(fleet, stage)
     assert len(asked(fleet)) == urgent
 
 
 def test_nobody_is_asked_what_was_not_drawn(fleet):
+    fleet.canary("a", 9)
+    gathered(fleet)
     rollout(fleet)
     for _ in range(60):
         fleet.differ("a")
@@ -248,7 +341,7 @@ def test_nobody_is_asked_what_was_not_drawn(fleet):
 
 def test_a_thousand_canaries_and_thousands_of_differences_add_up(fleet):
     names = [f"site/{one}" for one in range(1000)]
-    trial = {"release": 2, "other": 1, "frames": 100, "differed": 4}
+    trial = {"release": 2, "other": 1, "id": "t1", "frames": 100, "differed": 4}
     with fleet.store.write() as session:
         for name in names:
             session.add(
@@ -265,7 +358,9 @@ def test_a_thousand_canaries_and_thousands_of_differences_add_up(fleet):
                         label="good",
                     )
                 )  # fmt: skip
-                session.add(Pair(**key, release=2, label="good", other=1, other_label="defect"))
+                session.add(
+                    Pair(**key, release=2, label="good", other=1, other_label="defect", trial="t1", number=one + 1)
+                )
     progress = Progress(2, 1, "canary", NOW, canaries=tuple(names))
     got = gathered(fleet, progress)
     assert got.pairs == Pairs(100_000, mended=4000)

@@ -11,7 +11,7 @@ from hub.export import export_head
 from hub.head import Head
 from hub.label import Counts, Desk
 from hub.settings import LabelSettings
-from hub.tables import Image, Label, Pair, Release, Rollout
+from hub.tables import Image, Label, Pair, Release, Rollout, Trial
 from shared.errors import LabelError
 from tests.hub.making import CLASSES, NOW, add_image, add_vector, get_image
 
@@ -326,7 +326,7 @@ def differs(store, image, release=2):
         session.add(
             Pair(
                 camera=row.camera, event_id=row.event_id, project="cells", release=release, label="defect", other=1,
-                other_label="good",
+                other_label="good", trial="t1", number=image,
             )
         )  # fmt: skip
     return image
@@ -335,6 +335,8 @@ def differs(store, image, release=2):
 def under_way(store, stage="canary"):
     with store.write() as session:
         session.add(Rollout(project="cells", release=2, previous=1, stage=stage, since=NOW, plan_number=1))
+        camera = "site/cam-1"
+        session.add(Trial(project="cells", camera=camera, trial="t1", release=2, other=1, windows=[[0, 0]]))
 
 
 def test_differences_of_a_rollout_come_before_all_others(store, desk):

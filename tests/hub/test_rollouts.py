@@ -9,7 +9,7 @@ from sqlmodel import delete, select
 
 from hub import keys, rollouts
 from hub.progress import Progress
-from hub.tables import Image, Release, Rollout, Run, Trial
+from hub.tables import Release, Rollout, Run, Trial
 from shared.errors import RolloutError
 from shared.manifest import RELEASE_TYPE, Manifest, Reader, open_signed
 from shared.messages import TrialState
@@ -72,10 +72,7 @@ def test_from_the_shadow_to_everyone_with_proof(fleet):
     for _ in range(20):
         fleet.look()
     assert fleet.at() == (2, "canary", "running"), "one difference is open"
-    with fleet.store.write() as session:
-        row = session.get(Image, image)
-        row.decided, row.label = True, "defect"
-        session.add(row)
+    fleet.settle(image, "defect")
     assert fleet.look().stage == "group"
     assert fleet.row().evidence["pairs"]["mended"] == 1
     for _ in range(10):  # nobody has the label: a canary alone shows that it goes on
@@ -311,9 +308,9 @@ def test_a_second_pause_does_not_pause_what_waits(going):
 def test_what_cameras_show_while_it_is_held_is_not_lost(going):
     """A camera that restarts meanwhile has forgotten its counts; and pages show what operators settle."""
     going.rollouts.pause()
-    going.canary("a", 100, differed=2, boot="b1")
+    going.canary("a", 100, differed=2, trial="t1")
     going.look()
-    going.canary("a", 5, boot="b2")
+    going.canary("a", 5, trial="t2")
     going.differ("a", says="defect")
     row = going.look()
     assert (row.state, row.evidence["pairs"]["frames"]) == ("held", 105)
@@ -357,14 +354,14 @@ def test_an_exempted_camera_does_not_go_first(fleet):
 
 
 def test_a_hub_that_starts_again_goes_on_where_it_was(going):
-    going.canary("a", 300, boot="b1")
+    going.canary("a", 300, trial="t1")
     going.look()
     before = going.progress()
     going.begin()
     assert going.progress() == before
     going.look()
     assert going.at() == (2, "canary", "running"), "nobody is in sight yet"
-    going.canary("a", 100, boot="b2")
+    going.canary("a", 100, trial="t2")
     assert going.look().evidence["pairs"]["frames"] == 400
     for _ in range(6):
         going.look()
@@ -445,12 +442,14 @@ def test_a_plan_below_what_a_camera_has_accepted_is_signed_anew(going):
 @pytest.mark.parametrize(
     "trial",
     [
-        TrialState(release=2, other=1, frames=2**53, differed=2**53, low=2**53),
-        TrialState(release=2, other=2, frames=10**6),
-        TrialState(release=999_999_999, other=999_999_999, frames=10**6),
-        TrialState(release=1, other=2, frames=10**6),
-        TrialState(release=2, other=1, frames=0, differed=2**53),
+        TrialState(release=2, other=1, frames=2**53, differed=2**53, low=2**53, id="x"),
+        TrialState(release=2, other=2, frames=10**6, id="x"),
+        TrialState(release=999_999_999, other=999_999_999, frames=10**6, id="x"),
+        TrialState(release=1, other=2, frames=10**6, id="x"),
+        TrialState(release=2, other=1, frames=0, differed=2**53, id="x"),
         TrialState(release=2, other=1, skipped="x" * 10_000),
+        TrialState(release=2, other=1, frames=10**6),
+        TrialState(release=2, other=1, id="s1", frames=10**6),
     ],
 )
 def test_nonsense_promotes_nothing_and_breaks_nothing(going, trial):

@@ -20,18 +20,21 @@ def upgrade() -> None:
         sa.Column("label", sa.String(), nullable=False),
         sa.Column("other", sa.Integer(), nullable=False),
         sa.Column("other_label", sa.String(), nullable=False),
+        sa.Column("trial", sa.String(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("camera", "event_id"),
     )
     op.create_index("ix_pair_releases", "pair", ["project", "release", "other"])
     op.create_table(
         "trial",
         sa.Column("project", sa.String(), nullable=False),
+        sa.Column("camera", sa.String(), nullable=False),
+        sa.Column("trial", sa.String(), nullable=False),
         sa.Column("release", sa.Integer(), nullable=False),
         sa.Column("other", sa.Integer(), nullable=False),
-        sa.Column("camera", sa.String(), nullable=False),
-        sa.Column("boot", sa.String(), nullable=False),
         sa.Column("counts", sa.JSON(), nullable=False),
-        sa.PrimaryKeyConstraint("project", "release", "other", "camera", "boot"),
+        sa.Column("windows", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("project", "camera", "trial"),
     )
     op.create_table(
         "exemption",

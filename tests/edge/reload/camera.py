@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edge.fetch import PATIENCE
 from edge.infer import Engine
 from edge.reload import Reload
+from edge.trial import TrialRun
 from shared import topics
 from shared.files import sha256_hex
 from shared.messages import Want, decode
@@ -26,6 +27,7 @@ class Camera:
     bus: FakeBus
     engine: Engine
     reload: Reload
+    trial: TrialRun
     wires: Wires
     errors: Counter[str]
     asked: list[str]
@@ -56,6 +58,7 @@ class Camera:
 
     def stop(self) -> None:
         self.reload.stop()
+        self.trial.stop()
         if not self._frames.is_set():
             self._frames.set()
             self._loop.join()

@@ -10,6 +10,7 @@ import pytest
 from edge.infer import Engine
 from edge.reload import Reload
 from edge.settings import EdgeSettings
+from edge.trial import TrialRun
 from tests.edge.reload.camera import ONE, Camera, MakeCamera
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.camera import Wires
@@ -37,7 +38,7 @@ def make_camera(
 ) -> Iterator[MakeCamera]:
     made: list[Camera] = []
 
-    def make(*, connect: bool = True, trusted: bool = True) -> Camera:
+    def make(*, connect: bool = True, trusted: bool = True, **settings: object) -> Camera:
         for one in made:
             one.stop()
         bus, engine, errors = FakeBus(broker, f"camera-{len(made)}"), Engine(), Counter[str]()
@@ -51,8 +52,15 @@ def make_camera(
             subscribe(filters)
 
         bus.subscribe = noted  # type: ignore[method-assign, assignment]
+        trial = TrialRun(engine, lambda prediction: prediction.score < 0.8)
         reload = Reload(
-            make_settings(), bus=bus, engine=engine, clock=clock, errors=errors, clock_trusted=lambda: trusted
+            make_settings(**settings),
+            bus=bus,
+            engine=engine,
+            trial=trial,
+            clock=clock,
+            errors=errors,
+            clock_trusted=lambda: trusted,
         )
         wires = Wires(bus, reload=reload)
         stop = threading.Event()
@@ -63,7 +71,8 @@ def make_camera(
 
         loop = threading.Thread(target=frames)
         loop.start()
-        made.append(Camera(bus, engine, reload, wires, errors, asked, windows, stop, loop))
+        made.append(Camera(bus, engine, reload, trial, wires, errors, asked, windows, stop, loop))
+        trial.start()
         reload.start()
         if connect:
             bus.start(wires)

@@ -188,10 +188,27 @@ def test_all_parts_damaged_waits_for_the_plan(
 def test_a_release_with_which_the_agent_keeps_dying(twice: Camera, hub: Registry, make_camera: MakeCamera) -> None:
     for _ in range(MAX_STARTS):
         make_camera(connect=False).wait_release(6)
+    for connect in (True, False, True):  # it is told after every restart, plan or not
+        camera = make_camera(connect=connect)
+        camera.wait_failed("release 6 never ran well in 3 starts and was left")
+        assert (camera.reload.state.state, camera.reload.state.release, camera.release) == ("reverted", 6, 5)
+        assert camera.errors == {}
+    hub.release(7, THREE)
+    hub.plan(7)
+    camera.wait_release(7)
+    make_camera(connect=False).wait_release(7)
+
+
+def test_a_plan_that_goes_back_from_a_reverted_release_ends_the_report_of_it(
+    twice: Camera, hub: Registry, make_camera: MakeCamera
+) -> None:
+    for _ in range(MAX_STARTS):
+        make_camera(connect=False).wait_release(6)
     camera = make_camera()
-    camera.wait_failed("failed on this camera before")
-    assert camera.release == 5
-    assert camera.errors == {"old_release": 1}
+    camera.wait_failed("was left")
+    hub.plan(5)
+    camera.wait_release(5)
+    assert camera.reload.state.reason == ""
 
 
 def test_a_release_that_ran_well_may_start_for_ever(twice: Camera, make_camera: MakeCamera) -> None:

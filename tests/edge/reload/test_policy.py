@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.reload import Policy
+from edge.policy import Policy
 from shared.manifest import Plan
 from shared.policy import TriageSettings
 from tests.edge.reload.camera import ONE, TWO, MakeCamera

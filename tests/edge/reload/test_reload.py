@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import edge.reload
+import edge.assemble
 import edge.shelf
 from edge.fetch import WINDOW
 from shared import topics
@@ -192,7 +192,7 @@ def test_all_that_takes_long_waits_for_spare_time(
     """Hashing a part, loading the backbone, and each run of the new model."""
     done: list[str] = []
     wait, spare = running.engine.spare.wait, running.engine.spare
-    hashed, load, predict = edge.shelf.sha256_hex, edge.reload.Part, Model.predict
+    hashed, load, predict = edge.shelf.sha256_hex, edge.assemble.Part, Model.predict
 
     def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def noting(*arguments: Any, **more: Any) -> Any:
@@ -204,7 +204,7 @@ def test_all_that_takes_long_waits_for_spare_time(
     monkeypatch.setattr(spare, "wait", noted("wait", wait))
     running.reload._shelf._pause = spare.wait
     monkeypatch.setattr(edge.shelf, "sha256_hex", noted("hash", hashed))
-    monkeypatch.setattr(edge.reload, "Part", noted("load", load))
+    monkeypatch.setattr(edge.assemble, "Part", noted("load", load))
     monkeypatch.setattr(Model, "predict", noted("predict", predict))
     hub.release(6, TWO)
     hub.plan(6)
