@@ -39,6 +39,7 @@ from shared.manifest import (
 )
 from shared.messages import HubStatus, Reply, Rival, Status, TrialState, Want, decode, encode
 from shared.mqtt import PahoBus
+from tests.fakes.hub import parts
 from tests.fakes.listener import Recorder, wait_until
 from tests.hub.conftest import CACHE
 from tests.hub.making import NOW, add_image, event_of, get_image, picture, planned, reported, toml_in
@@ -118,8 +119,8 @@ class Scene:
             session.flush()
             return run.id
 
-    def finished_run(self, head):
-        names = self.store.blobs.put([b"backbone" * 20_000, head, b"golden"])
+    def finished_run(self, head, backbone=b"backbone" * 20_000):
+        names = self.store.blobs.put([backbone, head, b"golden"])
         parts = dict(zip(("backbone", "head", "golden"), names, strict=True))
         settings = {
             "classes": self.settings.project.classes,
@@ -362,16 +363,17 @@ class Canary:
 
 JUDGED = (
     "[rollout]\nshadow = 1\nshadow_frames = 10\ncanary = 1\ncanary_frames = 20\nsoak_s = 0.0\n"
-    'groups = ["site=site"]\n[split]\nnear = 1.01\n'
+    'groups = ["site=site"]\n[project.preprocess]\nsize = 16\n'
 )
 
 
 def on_the_way(one, canary):
     """The first release is everywhere; the second one has been in the shadow and is with its canary."""
     daemon = one.daemon
-    assert daemon.release_run(one.finished_run(b"head 1"), "first") == 1
+    backbone = parts(beta=1.0).backbone  # images are looked at with it, before they are asked about
+    assert daemon.release_run(one.finished_run(b"head 1", backbone), "first") == 1
     until(lambda: canary.run() or one.rows(Rollout)[-1].stage == "done", "the first rollout")
-    assert daemon.release_run(one.finished_run(b"head 2"), "second") == 2
+    assert daemon.release_run(one.finished_run(b"head 2", backbone), "second") == 2
     until(lambda: one.plan().stage == "shadow", "the shadow")
     group = one.plan().group_for(CAMERA, {})
     assert (group.release, group.trial.release, group.trial.ask) == (1, 2, False)
