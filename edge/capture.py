@@ -183,6 +183,11 @@ class Capture:
             self._thread.join(5)
 
     @property
+    def waiting(self) -> bool:
+        """Whether a frame is there to be taken."""
+        return bool(self._frames)
+
+    @property
     def drained(self) -> bool:
         """Whether the source has ended and every frame was taken."""
         return self.ended and not self._frames

@@ -15,14 +15,13 @@ chosen in whatever order they come, and no more than `top` are ever held.
 
 import heapq
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
-import numpy as np
-
+from edge.recent import Recent
 from edge.strategies import JUST, Judge, unit
 from shared.litert import Floats, Prediction
 from shared.policy import AUDIT, PAIR, TriageSettings
@@ -65,7 +64,7 @@ class Triage(Generic[F]):
         self._classes: tuple[str, ...] = ()
         self._references: Floats | None = None
         self._judge = Judge(settings, ())
-        self._recent: deque[Floats] = deque(maxlen=settings.remember)
+        self._recent = Recent(settings.remember)
         self._turns: dict[str, float] = {}  # what each strategy is owed, in places
         self._places: Counter[str] = Counter()
         self._held: dict[str, list[_Held[F]]] = {}
@@ -120,7 +119,7 @@ class Triage(Generic[F]):
         if self._settings is not self._wanted:
             events = self.close()
             self._settings = self._wanted
-            self._recent = deque(self._recent, maxlen=self._settings.remember)
+            self._recent = Recent(self._settings.remember, self._recent)
             self._rule()
         if self._seen and now - self._began >= self._settings.window_s:
             events += self.close()
@@ -131,7 +130,8 @@ class Triage(Generic[F]):
         chosen = sorted(
             ((one, why) for why, held in self._held.items() for one in held), key=lambda pair: pair[0].number
         )
-        self._recent.extend(one.unit for one, _ in chosen)
+        for one, _ in chosen:
+            self._recent.add(one.unit)
         self._held, self._seen = {}, 0
         return [(one.frame, Chosen(why, 1.0, one.value)) for one, why in chosen]
 
@@ -164,8 +164,10 @@ class Triage(Generic[F]):
         candidate: _Held[F] | None = None
         for name in self._judge.shares:
             room = self._places[name]
+            if not room:
+                continue
             value = self._judge.value(name, candidate.prediction if candidate else prediction)
-            if not room or value is None or value <= JUST:
+            if value is None or value <= JUST:
                 continue
             held = self._held.setdefault(name, [])
             if candidate is None:
@@ -183,8 +185,6 @@ class Triage(Generic[F]):
 
     def _is_copy(self, one: Floats) -> bool:
         """Whether the cosine to an event or a held frame is above `duplicate`; another backbone's do not count."""
-        remember = self._settings.remember
         held = (waiting.unit for frames in self._held.values() for waiting in frames)
-        others = [*self._recent, *islice(held, remember)]
-        same = [other for other in others if other.shape == one.shape]
-        return bool(same) and bool((np.stack(same) @ one).max() > self._settings.duplicate)
+        others = [other for other in islice(held, self._settings.remember) if other.shape == one.shape]
+        return max([self._recent.nearest(one), *(float(other.dot(one)) for other in others)]) > self._settings.duplicate

@@ -26,10 +26,14 @@ def write_aside(path: Path, data: bytes, *, mode: int = 0o644) -> Path:
     """Write `data` durably to `path` + `.tmp` and return that; the caller renames it. OSError if it fails."""
     aside = path.with_name(path.name + TMP)
     try:
-        with open(aside, "wb", opener=lambda p, flags: os.open(p, flags, mode)) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(handle, left) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError:
         aside.unlink(missing_ok=True)
         raise

@@ -267,9 +267,8 @@ class Stage:
 
     def _all_stored(self) -> bool:
         views, shown = self._views(), self.feed.shown if self.feed is not None else 0
-        view = self.overview()
         frames = sum(one["captured"] or 0 for one in views)
         empty = bool(views) and all(one["spool_left"] == 0 for one in views)
-        if view is None or frames != shown or not empty or view["totals"]["unchecked"]:
+        if frames != shown or not empty:
             self._quiet_since = time.monotonic()
         return time.monotonic() - self._quiet_since > WINDOW_S + 1  # the cameras' last windows have ended, too

@@ -13,6 +13,9 @@ their work beside it. Capture has decoded it by then, so of bare only resizing i
 overhead = (loop - resize - invoke) / invoke. One core, which broker and hub do not use: the time a frame in all, so
 that whatever any thread does counts: one_core_overhead = (frame - decode - resize - invoke) / invoke.
 
+The same differences in CPU time say what is work and what is waiting, and hold on a machine that others use, too:
+cpu_overhead of the loop's thread on two cores, one_core_cpu_overhead of all threads, each over invoke's CPU time.
+
 The last line is one JSON object: both overheads in the median round, the lowest and highest of a round, milliseconds a
 frame (medians), and how many frames became events: the rest of the one-core overhead goes mostly into these.
 """
@@ -43,6 +46,8 @@ from tests.fakes.listener import wait_until
 from tests.fakes.lite0 import releases
 from tests.fakes.mosquitto import Mosquitto
 
+NAMES = ("loop", "frame", "loop_cpu", "all_cpu", "decode", "resize", "invoke", "decode_cpu", "resize_cpu", "invoke_cpu")
+"""Of what is measured: of ours, then of bare."""
 AHEAD = 2
 """Frames that are read while the agent has one."""
 
@@ -93,18 +98,21 @@ class Ours:
         return frame
 
     def run(self, files):
-        """Milliseconds a frame: of the loop, and in all from the first file until the loop is done with the last.
+        """Milliseconds a frame: of the loop, and in all from the first file until the loop is done with the last; then
+        the CPU time of the loop's thread, and of all threads.
 
         The hub has what was chosen when this returns, so that the other side's turn is undisturbed.
         """
         self.goal, self.busy = self.agent._engine.inferred + len(files), 0.0
         self.done.clear()
-        begin = time.perf_counter()
+        clock = time.pthread_getcpuclockid(self.thread.ident)
+        loop, whole, begin = time.clock_gettime(clock), time.process_time(), time.perf_counter()
         self.gate.files, self.gate.room = files, threading.Semaphore(AHEAD)
         self.gate.more.set()
         self.done.wait()
+        loop, whole = time.clock_gettime(clock) - loop, time.process_time() - whole
         wait_until(lambda: self.agent._to_write.empty() and not self.agent._spool.state().left, "the hub", seconds=30)
-        return 1000 * self.busy / len(files), 1000 * (self.ended - begin) / len(files)
+        return [1000 * one / len(files) for one in (self.busy, self.ended - begin, loop, whole)]
 
     def stop(self):
         self.agent.stop()
@@ -125,20 +133,21 @@ class Bare:
             self.parts.append((one, inputs[0]["index"], [output["index"] for output in outputs]))
 
     def run(self, files):
-        """Milliseconds a frame: of reading and decoding, of resizing, and of the model."""
-        took, how = [0.0, 0.0, 0.0], Preprocess()
+        """Milliseconds a frame: of reading and decoding, of resizing, and of the model; and the CPU time of each."""
+        took, how = [0.0] * 6, Preprocess()
         for path in files:
-            times = [time.perf_counter()]
+            times = [(time.perf_counter(), time.thread_time())]
             pixels = decode(path.read_bytes())
-            times.append(time.perf_counter())
+            times.append((time.perf_counter(), time.thread_time()))
             x = to_input(pixels, how)
-            times.append(time.perf_counter())
+            times.append((time.perf_counter(), time.thread_time()))
             for one, first, outputs in self.parts:
                 one.set_tensor(first, x)
                 one.invoke()
                 x, *_ = [one.get_tensor(output) for output in outputs]
-            times.append(time.perf_counter())
-            took = [sum_ + after - before for sum_, (before, after) in zip(took, pairwise(times), strict=True)]
+            times.append((time.perf_counter(), time.thread_time()))
+            steps = [after - before for clock in zip(*times, strict=True) for before, after in pairwise(clock)]
+            took = [sum_ + step for sum_, step in zip(took, steps, strict=True)]
         return [1000 * one / len(files) for one in took]
 
 
@@ -162,7 +171,7 @@ def plant(place, cores, model, pipe):
 
 
 def measure(arguments, files, cores, others):
-    """Rounds of both: [loop, in all, decode, resize, invoke] in ms a frame; and how many events there were."""
+    """Rounds of both: a dict of ms a frame by NAMES each; and how many events there were."""
     context = multiprocessing.get_context("spawn")
     model = releases(arguments.cache, 1)[0]
     pipe, theirs = context.Pipe()
@@ -188,9 +197,8 @@ def measure(arguments, files, cores, others):
             else:
                 row = [*ours.run(some), *bare.run(some)]
             if number >= 0:  # the first one warms up
-                rows.append(row)
-                text = "loop {:.2f} ms, in all {:.2f}; decode {:.2f}, resize {:.2f}, invoke {:.2f}"
-                print(f"{len(cores)} core(s): " + text.format(*row), flush=True)
+                rows.append(dict(zip(NAMES, row, strict=True)))
+                print(f"{len(cores)} core(s), ms:", *(f"{name} {ms:.2f}" for name, ms in rows[-1].items()), flush=True)
         ours.stop()
         pipe.send("end")
         events = pipe.recv()
@@ -198,15 +206,38 @@ def measure(arguments, files, cores, others):
     return rows, events
 
 
-def told(overheads, rows, events):
+def overhead(row):
+    """Of the loop, over invoke."""
+    return (row["loop"] - row["resize"] - row["invoke"]) / row["invoke"]
+
+
+def overhead_in_all(row):
+    """Of a frame in all, over invoke."""
+    return (row["frame"] - row["decode"] - row["resize"] - row["invoke"]) / row["invoke"]
+
+
+def cpu_overhead(row):
+    """The loop's thread, over invoke's CPU time."""
+    return (row["loop_cpu"] - row["resize_cpu"] - row["invoke_cpu"]) / row["invoke_cpu"]
+
+
+def cpu_overhead_in_all(row):
+    """All threads, over invoke's CPU time."""
+    return (row["all_cpu"] - row["decode_cpu"] - row["resize_cpu"] - row["invoke_cpu"]) / row["invoke_cpu"]
+
+
+def told(rule, rows, events):
     """Of one arrangement."""
-    names = ("loop_ms", "frame_ms", "decode_ms", "resize_ms", "invoke_ms")
     return {
-        "overhead_lowest": round(min(overheads), 3),
-        "overhead_highest": round(max(overheads), 3),
-        **{name: round(statistics.median(some), 3) for name, some in zip(names, zip(*rows, strict=True), strict=True)},
+        "overhead_lowest": round(min(map(rule, rows)), 3),
+        "overhead_highest": round(max(map(rule, rows)), 3),
+        **{f"{name}_ms": round(statistics.median(row[name] for row in rows), 3) for name in NAMES},
         "events": events,
     }
+
+
+def median_of(rule, rows):
+    return round(statistics.median(map(rule, rows)), 3)
 
 
 def main():
@@ -221,13 +252,13 @@ def main():
     load = os.getloadavg()[0]
     two, two_events = measure(arguments, files, {first, second}, {first, second})
     one, one_events = measure(arguments, files, {first}, {second})
-    of_loop = [(loop - resize - invoke) / invoke for loop, _, _, resize, invoke in two]
-    of_all = [(whole - decoded - resize - invoke) / invoke for _, whole, decoded, resize, invoke in one]
     result = {
-        "overhead": round(statistics.median(of_loop), 3),
-        "one_core_overhead": round(statistics.median(of_all), 3),
-        "two_cores": told(of_loop, two, two_events),
-        "one_core": told(of_all, one, one_events),
+        "overhead": median_of(overhead, two),
+        "one_core_overhead": median_of(overhead_in_all, one),
+        "cpu_overhead": median_of(cpu_overhead, two),
+        "one_core_cpu_overhead": median_of(cpu_overhead_in_all, one),
+        "two_cores": told(overhead, two, two_events),
+        "one_core": told(overhead_in_all, one, one_events),
         "frames": arguments.rounds * arguments.frames,
         "load_before": round(load, 2),
     }

@@ -49,7 +49,7 @@ def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
     state = tmp_path / "state"
     demo = start(state, "--once", "--frames", "90", "--seed", "3")
     try:
-        output, _ = demo.communicate(timeout=280)
+        output, _ = demo.communicate(timeout=540)
     finally:
         demo.kill()
         demo.communicate()
@@ -62,10 +62,13 @@ def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
     assert result["gain"]["low"] > 0
     assert result["cameras"] == {"total": 3, "on_last_release": 3}
     assert result["frames"]["dropped"] == 0
-    assert result["frames"]["captured"] == pytest.approx(270, abs=3)
+    assert result["frames"]["captured"] > 270, "all that there is, and some of it again"
     assert images["spooled"] == images["stored"] > 50
     assert images["left"] == images["dropped"] == images["unspooled"] == 0
     assert releases[1]["bytes"] < 0.01 * releases[0]["bytes"]
+    ways = {one["release"]: [stage["stage"] for stage in one["stages"]] for one in result["rollouts"]}
+    assert ways[1] == ["everyone", "done"]
+    assert ways[releases[-1]["release"]] == ["shadow", "canary", "group", "everyone", "done"]
     assert children_of(state) == {}
     # What is on disk agrees, seen by the program that an operator would use, and by nobody's counters.
     checked = subprocess.run(
@@ -83,6 +86,29 @@ def test_the_loop_from_first_release_to_a_better_one_on_every_camera(tmp_path):
         assert {one.name[:36] for one in spool.glob("*_??.*")} == kept, "copies of what is stored, and nothing else"
     stored = sum(1 for _ in (state / "hub" / "blobs").glob("*/*"))
     assert stored >= images["stored"]
+
+
+def test_a_bad_release_is_stopped_at_the_canary_and_goes_back(tmp_path):
+    state = tmp_path / "state"
+    demo = start(state, "--once", "--story", "bad-release")
+    try:
+        output, _ = demo.communicate(timeout=540)
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert demo.returncode == 0, output
+    result = json.loads((state / "demo.json").read_text())
+    rollback = result["rollback"]
+    assert (rollback["happened"], rollback["stage"], rollback["cameras_harmed"], rollback["cameras"]) == (
+        True,
+        "canary",
+        1,
+        3,
+    )
+    assert "it is worse" in rollback["reason"]
+    assert rollback["labels"] >= rollback["pairs"]["broken"] > rollback["pairs"]["mended"]
+    assert result["holdout_auc"]["2"] > result["holdout_auc"]["1"]
+    assert result["running"] == [3]
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["all alive", "a camera crashed before"])

@@ -145,7 +145,9 @@ def test_a_slow_consumer_loses_the_oldest_and_it_is_counted(clock: FakeClock, st
     wait_until(lambda: capture.captured == 10, "all ten")
     assert capture.dropped == 7
     assert not capture.drained
+    assert capture.waiting
     got = [capture.take(0) for _ in range(3)]
+    assert not capture.waiting
     assert [one and one.sequence for one in got] == [7, 8, 9]
     assert got[0] is not None
     assert (got[0].at, got[0].data, got[0].ext) == (clock.utc(), None, "png")

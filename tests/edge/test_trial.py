@@ -224,7 +224,9 @@ def test_counts_begin_anew_with_another_pair_alone(run: TrialRun, other: Other, 
     assert (state(run).frames, state(run).lost) == (1, 1)
     run.skip("no room")
     assert (state(run).frames, state(run).skipped) == (1, "no room")
+    first = state(run).id
     begin(facts=Facts(7, OTHER.classes))
+    assert state(run).id != first
     assert state(run) == TrialState(release=5, other=7, id=state(run).id)
     run.lost(rival)
     assert state(run).lost == 0, "of the pair before"

@@ -1,5 +1,6 @@
 """Pieces of the demo: how the cells are dealt, and that no process outlives it."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -7,13 +8,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hub.demo.children
-from hub.demo import cells
+from hub.demo import bad, cells
 from hub.demo.cells import HOLDOUT_SHARE, START, Cell, lay_out, load, split
 from hub.demo.children import ChildError, Children
+from hub.demo.feed import Feed, Stand
 from shared.errors import ConfigError
+from shared.files import sha256_hex
+from shared.preprocess import decode, encode_png
 from tests.fakes.listener import wait_until
 
 
@@ -96,14 +101,60 @@ def test_a_missing_package_is_named(monkeypatch):
         load()
 
 
-def test_cells_are_laid_out_by_class_or_in_their_order(tmp_path):
+def test_cells_are_laid_out_by_class(tmp_path):
     for name in ("b.png", "a.png"):
         (tmp_path / name).write_text(name)
     some = [Cell(tmp_path / "b.png", "good", "mono"), Cell(tmp_path / "a.png", "defective", "poly")]
-    lay_out(some, tmp_path / "stream", by_class=False)
-    assert [path.read_text() for path in sorted((tmp_path / "stream").iterdir())] == ["b.png", "a.png"]
-    lay_out(some, tmp_path / "classes", by_class=True)
+    lay_out(some, tmp_path / "classes")
     assert (tmp_path / "classes" / "defective" / "a.png").read_text() == "a.png"
+    assert (tmp_path / "classes" / "good" / "b.png").read_text() == "b.png"
+
+
+def test_the_deck_of_a_bad_release_deals_no_cell_twice_and_lies_about_the_suppliers_poly_cells_alone():
+    truth = {cell.path: cell for cell in deck(mono=(800, 300), poly=(700, 300))}
+    dealt = bad.deal(list(truth.values()), 1)
+    places = Counter(cell.path for part in (dealt.start, dealt.holdout, dealt.bought, dealt.stream) for cell in part)
+    assert max(places.values()) == 1
+    assert len(places) == len(truth)
+    assert {cell.kind for cell in dealt.holdout} == {"mono"}
+    wrong = [cell for cell in dealt.bought if cell.label != truth[cell.path].label]
+    assert wrong
+    assert {(cell.kind, cell.label) for cell in wrong} == {("poly", "good")}
+    assert all(cell == truth[cell.path] for cell in (*dealt.start, *dealt.holdout, *dealt.stream))
+    assert {cell.kind for cell in dealt.stream} == {"mono", "poly"}
+
+
+# -- the line
+
+
+def test_the_line_shows_each_cell_as_it_is_and_then_changed_and_says_how(tmp_path):
+    made = []
+    for number in range(3):
+        path = tmp_path / f"cell{number}.png"
+        path.write_bytes(encode_png(np.full((40, 40, 3), 60 * (number + 1), np.uint8)))
+        made.append(Cell(path, cells.CLASSES[number % 2], "mono"))
+    (tmp_path / "line" / "frames").mkdir(parents=True)
+    truth = {}
+    stand = Stand("plant/line-1", tmp_path / "line" / "frames", made, made[1:])
+    feed = Feed([stand], fps=200, seed=4, truth=truth, record=tmp_path / "shown.csv")
+    feed.start()
+    wait_until(lambda: feed.shown >= 8, "frames")
+    feed.stop()
+    shown = sorted(stand.folder.iterdir())
+    rows = list(csv.DictReader((tmp_path / "shown.csv").read_text().splitlines()))
+    assert len(shown) == len(rows) == feed.shown
+    assert feed.first_done
+    for number, (path, row) in enumerate(zip(shown, rows, strict=True)):
+        data = path.read_bytes()
+        cell = next(one for one in made if one.path.name == row["cell"])
+        assert (row["frame"], row["sha256"], truth[row["sha256"]]) == (path.name, sha256_hex(data), cell.label)
+        if number < 3:
+            assert (data, row["gain"]) == (cell.path.read_bytes(), "")
+            continue
+        assert cell in made[1:]
+        before, after = (decode(one).astype(float) for one in (cell.path.read_bytes(), data))
+        assert after.mean() / before.mean() == pytest.approx(float(row["gain"]), abs=0.02)
+        assert (after - after.mean()).std() == pytest.approx(float(row["noise"]), rel=0.2)
 
 
 # -- children
