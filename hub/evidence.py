@@ -7,6 +7,10 @@ depends on what came before it alone, so what it holds is a random sample like a
 
 A window is told by a camera's own counts, frames and differences, at its begin and end; an image says which difference
 it is. So every difference of a window is known, also one whose image never came: it stays open.
+
+Answers count in the order in which the images came: what an operator answers before an older one that waits is open
+until that is answered, too. Else whoever answers all images of one class first, or many at once, would make an equal
+model look worse, since the proof of harm may be looked at after every answer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +35,7 @@ from shared.messages import TrialState
 class _Difference:
     """A frame that is evidence, and what has become of it. new, old: what the two models say.
 
-    counted: its camera has reported that many.
+    waits: an operator can still be asked. counted: its camera has reported that many.
     """
 
     trial: tuple[str, str]
@@ -40,6 +44,7 @@ class _Difference:
     new: str
     old: str
     image: int
+    waits: bool
     decided: bool
     label: str | None
     counted: bool
@@ -63,7 +68,7 @@ def look(
     shadow = _views(before, skips, progress.shadows, candidate_beside=True)
     skips = _skips(cameras, progress.release, progress.previous)
     canary = _views(trials, skips, progress.canaries, candidate_beside=False)
-    waiting = sum(not one.decided and drawn(one.event_id, settings.settle) for one in differences)
+    waiting = sum(one.waits and drawn(one.event_id, settings.settle) for one in differences)
     pause = waiting >= settings.batch or (paused and waiting > 0)
     if pause and not paused:
         for row in trials:
@@ -205,7 +210,7 @@ def _views(
 def _differences(
     session: Session, project: str, trials: Sequence[Trial], *waits: ColumnElement[bool] | bool
 ) -> list[_Difference]:
-    """The differences in the windows of these trials whose images are here."""
+    """The differences in the windows of these trials whose images are here, in the order in which these came."""
     by_key = {(one.camera, one.trial): one for one in trials}
     if not by_key:
         return []
@@ -214,20 +219,22 @@ def _differences(
     rows = session.connection().execute(  # without the mapper: it is asked twice a second
         sqlalchemy.select(
             pairs.camera, pairs.trial, pairs.number, pairs.event_id, pairs.label, pairs.other_label,
-            images.id, images.decided, images.label,
+            images.id, images.state, images.decided, images.label,
         )
         .where(pairs.camera == images.camera, pairs.event_id == images.event_id, pairs.project == project)
         .where(pairs.release == trials[0].release, pairs.other == trials[0].other, *conditions)
     )  # fmt: skip
     found = []
-    for camera, trial, number, event_id, new, old, image, decided, label in rows:
+    for camera, trial, number, event_id, new, old, image, state, decided, label in rows:
         told = by_key.get((camera, trial))
         if told is None:
             continue
         if any(one[1] < number and (len(one) == 2 or number <= one[3]) for one in told.windows):
             counted = number <= _at(told.counts)[1]
-            found.append(_Difference((camera, trial), number, event_id, new, old, image, decided, label, counted))
-    return found
+            open_ = not decided and state in ("new", "verified")
+            key = (camera, trial)
+            found.append(_Difference(key, number, event_id, new, old, image, open_, decided, label, counted))
+    return sorted(found, key=lambda one: one.image)
 
 
 def _pairs(trials: Sequence[Trial], differences: Sequence[_Difference], settle: float) -> Pairs:
@@ -235,6 +242,7 @@ def _pairs(trials: Sequence[Trial], differences: Sequence[_Difference], settle: 
     closed = [window for trial in trials for window in _closed(trial)]
     frames, differed = (sum(one[at + 2] - one[at] for one in closed) for at in (0, 1))
     broken = mended = tied = waiting = 0
+    before = False  # one waits that came before
     came = set()  # a number that came twice does not stand for another one that did not
     for one in differences:
         if not one.counted or (place := (*one.trial, one.number)) in came:
@@ -242,7 +250,8 @@ def _pairs(trials: Sequence[Trial], differences: Sequence[_Difference], settle: 
         came.add(place)
         if not drawn(one.event_id, settle):
             continue
-        if not one.decided:
+        before |= one.waits
+        if before or not one.decided:
             waiting += 1
         elif one.label == one.new:
             mended += 1

@@ -253,15 +253,18 @@ def test_once_enough_wait_counting_pauses_until_they_are_settled(fleet):
 
 def test_a_difference_of_a_window_whose_image_never_comes_stays_open(fleet):
     fleet.canary("a", 100, differed=5)
+    images = []
     for number in (1, 2, 4):
-        image = fleet.differ("a", number=number)
+        images.append(fleet.differ("a", number=number))
         gathered(fleet, rules=FEW)
         if number < 4:
             continue
         assert fleet.paused
     assert gathered(fleet, rules=FEW).pairs == Pairs(100, open=5)
-    fleet.settle(image, "good")
-    assert gathered(fleet, rules=FEW).pairs == Pairs(100, broken=1, open=4)
+    for one in images:
+        fleet.settle(one, "good")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(100, broken=3, open=2)
+    assert not fleet.paused
 
 
 def test_an_image_of_a_window_that_comes_late_counts_in_it(fleet):
@@ -287,6 +290,38 @@ def test_an_older_report_does_not_turn_a_window_round(fleet):
     fleet.canary("a", 40, differed=1)
     got = gathered(fleet, rules=FEW).pairs
     assert got == Pairs(100, mended=3)
+
+
+# -- the order of answers
+
+
+def test_answers_count_in_the_order_in_which_images_came(fleet):
+    """Who answers all of one class first makes no equal model look worse."""
+    fleet.canary("a", 100, differed=20)
+    images = [fleet.differ("a", new=("defect", "good")[one % 2], old=("good", "defect")[one % 2]) for one in range(20)]
+    for one in images[::2]:
+        fleet.settle(one, "good")  # the new model is wrong on every one of these
+    got = gathered(fleet)
+    assert got.pairs == Pairs(100, broken=1, open=19)
+    assert got.judgement.verdict == "open"
+    for one in images[1::2]:
+        fleet.settle(one, "good")
+    assert gathered(fleet).pairs == Pairs(100, broken=10, mended=10)
+
+
+def test_an_image_that_nobody_can_be_asked_about_holds_up_no_other(fleet):
+    fleet.canary("a", 100, differed=3)
+    images = [fleet.differ("a") for _ in range(3)]
+    gathered(fleet, rules=FEW)
+    assert fleet.paused
+    with fleet.store.write() as session:
+        row = session.get(Image, images[0])
+        row.state = "unreadable"
+        session.add(row)
+    for one in images[1:]:
+        fleet.settle(one, "defect")
+    assert gathered(fleet, rules=FEW).pairs == Pairs(100, mended=2, open=1)
+    assert not fleet.paused
 
 
 # -- who is asked first
