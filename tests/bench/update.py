@@ -59,7 +59,8 @@ class Plant:
         config.write_text(
             f'state = "hub"\ncache = "{cache}"\n[project]\nname = "cells"\nclasses = ["good", "defective"]\n'
             f'[mqtt]\nport = {self.broker.port}\nusername = "hub"\npassword_file = "{self.broker.folder}/clear/hub"\n'
-            "[rollout]\ncanary = 0\n[retrain]\nevery_labels = 0\nauto_release = false\n[web]\nport = 0\n"
+            "[rollout]\nshadow = 0\ncanary = 0\ngroups = []\n"
+            "[retrain]\nevery_labels = 0\nauto_release = false\n[web]\nport = 0\n"
         )
         self.settings = read(config)
         keys.make(self.settings.state_folder / "keys", self.clock)
