@@ -28,22 +28,22 @@ def assemble(kept: Kept, shelf: Shelf, *, threads: int, pause: Callable[[], None
 
     In pieces, each of some milliseconds, with a `pause` before each: no frame waits for more than one.
     """
-    spec = kept.model
-    golden = decode_golden(shelf.read(spec.golden))
-    backbone_bytes = shelf.read(spec.backbone)
+    spec, parts = kept.model, kept.model.variant(kept.variant)
+    golden = decode_golden(shelf.read(parts.golden))
+    backbone_bytes = shelf.read(parts.backbone)
     pause()
     backbone = Part(backbone_bytes, name="backbone", threads=threads)
-    head_bytes = shelf.read(spec.head)
+    head_bytes = shelf.read(parts.head)
     head = Part(head_bytes, name="head", threads=threads)
-    model = Model(backbone, head, spec.classes, spec.preprocess, spec.thresholds)
+    model = Model(backbone, head, spec.classes, spec.preprocess, parts.thresholds)
     rows = None
-    if spec.references is not None:
-        rows = references.decode(shelf.read(spec.references), head.input_shape[-1])
+    if parts.references is not None:
+        rows = references.decode(shelf.read(parts.references), head.input_shape[-1])
     pause()
     model.predict(np.zeros((spec.preprocess.size, spec.preprocess.size, 3), np.uint8))  # warm-up
     try:
-        result = check_golden(model, golden, spec.golden_probabilities, spec.tolerances, pause)
+        result = check_golden(model, golden, parts.golden_probabilities, parts.tolerances, pause)
     except ImageError as error:
         raise PartError(f"holds an image that {error.what}", subject="golden part") from error
-    facts = Facts(kept.release, model.classes, spec.backbone.sha256, head_bytes, rows)
+    facts = Facts(kept.release, model.classes, parts.backbone.sha256, head_bytes, rows, kept.variant)
     return Assembled(Running(facts, model), result.worst_cosine, result.worst_difference)

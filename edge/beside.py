@@ -141,4 +141,5 @@ class Beside:
 
 def _same_embedding(kept: Kept, main: Running) -> bool:
     """Whether one pass of the backbone is enough for both heads."""
-    return kept.model.backbone.sha256 == main.facts.backbone and kept.model.preprocess == main.model.preprocess
+    backbone = kept.model.variant(kept.variant).backbone.sha256
+    return backbone == main.facts.backbone and kept.model.preprocess == main.model.preprocess

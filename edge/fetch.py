@@ -1,6 +1,7 @@
 """Fetch: the parts of a release that the shelf lacks, part by part, as windows of retained chunks.
 
-A camera pulls by subscribing to the topics of single chunks, and unsubscribes from each as it comes.
+A camera pulls by subscribing to the topics of single chunks, and unsubscribes from each as it comes. What the manifest
+has packed comes packed.
 """
 
 from collections import Counter
@@ -13,6 +14,7 @@ from shared.errors import PartError, ReloadError
 from shared.files import chunk_count
 from shared.manifest import PartSpec
 from shared.messages import Want, encode
+from shared.packed import unpack
 from shared.transfer import to_ranges
 
 WINDOW = 4
@@ -32,7 +34,8 @@ class _Part:
 
     def __init__(self, spec: PartSpec) -> None:
         self.spec = spec
-        self.chunks: list[bytes | None] = [None] * chunk_count(spec.size, spec.chunk_size)
+        self.blob = spec.travelling()
+        self.chunks: list[bytes | None] = [None] * chunk_count(self.blob.size, self.blob.chunk_size)
         self.asked: set[int] = set()
         self.tries = 1
 
@@ -40,6 +43,11 @@ class _Part:
         """Forget all chunks."""
         self.tries += 1
         self.chunks = [None] * len(self.chunks)
+
+    def whole(self) -> bytes:
+        """The part's bytes, once all chunks came; PartError when they cannot be unpacked."""
+        data = b"".join(one for one in self.chunks if one is not None)
+        return data if self.blob is self.spec else unpack(data, self.spec.size)
 
     def missing(self) -> list[int]:
         """Indices of the chunks that have not come."""
@@ -71,9 +79,9 @@ class Fetch:
 
     def begin(self, parts: Iterable[PartSpec]) -> None:
         """Go after those of these parts that the shelf lacks, in their order."""
-        sizes = {one.sha256: one for one in parts}
-        self._total = sum(one.size for one in sizes.values())
-        self._parts = {sha256: _Part(one) for sha256, one in sizes.items() if not self._shelf.has(one)}
+        blobs = {one.travelling().sha256: one for one in parts}
+        self._total = sum(one.travelling().size for one in blobs.values())
+        self._parts = {sha256: _Part(one) for sha256, one in blobs.items() if not self._shelf.has(one)}
 
     @property
     def done(self) -> bool:
@@ -91,7 +99,7 @@ class Fetch:
         part = next(iter(self._parts.values()))
         fresh = [one for one in part.missing() if one not in part.asked][: self._window - len(part.asked)]
         part.asked.update(fresh)
-        self._bus.subscribe([topics.blob(part.spec.sha256, one) for one in fresh])
+        self._bus.subscribe([topics.blob(part.blob.sha256, one) for one in fresh])
 
     def asked(self, sha256: str, index: int) -> bool:
         """Whether this chunk was asked for and has not come."""
@@ -110,7 +118,7 @@ class Fetch:
         if part.missing():
             return True
         try:
-            self._shelf.write(part.spec, b"".join(one for one in part.chunks if one is not None))
+            self._shelf.write(part.spec, part.whole())
         except PartError as error:
             if part.tries >= MAX_TRIES:
                 raise ReloadError(f"{error.what}, {MAX_TRIES} times", subject=error.subject) from error
@@ -139,9 +147,9 @@ class Fetch:
     def drop(self) -> None:
         """Stop waiting for what is on its way; complete parts stay on the shelf."""
         for part in self._parts.values():
-            self._bus.unsubscribe([topics.blob(part.spec.sha256, one) for one in part.asked])
+            self._bus.unsubscribe([topics.blob(part.blob.sha256, one) for one in part.asked])
         self._parts = {}
 
     def _want(self, part: _Part) -> None:
-        want = Want(sha256=part.spec.sha256, ranges=to_ranges(part.missing()))
+        want = Want(sha256=part.blob.sha256, ranges=to_ranges(part.missing()))
         self._bus.publish(topics.want(self._camera), encode(want))

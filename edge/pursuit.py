@@ -9,7 +9,7 @@ from edge.shelf import Kept, Shelf
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.manifest import Manifest
+from shared.manifest import Manifest, VariantName
 from shared.messages import Want, encode
 
 
@@ -58,10 +58,10 @@ class Pursuit:
         """Whether it is this release's manifest that is to come next."""
         return number == self.number and self._kept is None
 
-    def found(self, manifest: Manifest) -> None:
-        """The manifest was accepted: go after the parts."""
+    def found(self, manifest: Manifest, variant: VariantName) -> None:
+        """The manifest was accepted: go after the parts of this variant."""
         self._bus.unsubscribe([topics.release(self._project, self.number)])
-        self._go_for(Kept(release=manifest.number, model=manifest.model))
+        self._go_for(Kept(release=manifest.number, model=manifest.model, variant=variant))
 
     def chunk(self, sha256: str, index: int, data: bytes) -> bool:
         """A chunk came; whether it is time for `ready`. ReloadError as `Fetch.take`."""
@@ -107,4 +107,4 @@ class Pursuit:
     def _go_for(self, kept: Kept) -> None:
         self._kept = kept
         self._heard = self._clock.monotonic()
-        self._fetch.begin(kept.model.parts().values())
+        self._fetch.begin(kept.model.parts(kept.variant).values())

@@ -32,6 +32,7 @@ from edge.pursuit import Pursuit
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
 from edge.trial import TrialRun
+from edge.variant import choose
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
@@ -43,10 +44,12 @@ from shared.manifest import (
     B,
     Desired,
     Manifest,
+    ModelSpec,
     Opened,
     Plan,
     Reader,
     Trial,
+    VariantName,
     check_delegation,
     check_number,
     open_signed,
@@ -301,8 +304,18 @@ class Reload:
         floor = 0 if self._pursuit.trying else self._shelf.state.floor
         check_number("release", number, floor, frozenset(self._shelf.state.failed))
         self._shelf.raise_floors(delegation_floor=opened.delegation)
-        self._pursuit.found(manifest)
+        self._pursuit.found(manifest, self._variant_of(manifest.model))
         self._advance()
+
+    def _variant_of(self, model: ModelSpec) -> VariantName:
+        """Which variant of a model to go after, by what was measured here; on trial that of the model in use."""
+        running, pace, speeds = self._engine.running, self._engine.pace, self._shelf.state.speeds
+        now = running.facts.variant if running is not None else "float"
+        if pace is not None:
+            speeds = {**speeds, now: round(pace.infer_ms, 2)}
+            self._shelf.change(speeds=speeds)
+        setting = now if self._pursuit.trying else self._settings.variant
+        return choose(setting, offered=model.int8 is not None, running=now, speeds=speeds, pace=pace)
 
     def _take_chunk(self, sha256: str, index: int, data: bytes) -> None:
         if self._pursuit.chunk(sha256, index, data):

@@ -200,6 +200,7 @@ class Reporting:
             triage=TriageState(source=self._source(), settings=to_wire(triage), refused=reload.policy.refused),
             labels=self._settings.labels,
             trial=self._trial.state(),
+            variant=running.facts.variant if running else None,
         )
 
     def _source(self) -> Literal["project", "edge", "local"]:

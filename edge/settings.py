@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.variant import Setting
 from shared.config import load
 from shared.errors import ConfigError
 from shared.ids import check_camera, check_name
@@ -74,6 +75,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
     models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
+    variant: of releases that have an int8 one, from the next release on; "auto": int8 where float takes more than half
+    of the time between two frames, see `edge.variant`.
     labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
     the one in use, whatever the plan says. trial_memory_mb: memory that must be free (MiB) before a second backbone.
     """
@@ -93,6 +96,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False
+    variant: Setting = "auto"
     spool: SpoolSettings = SpoolSettings()
     link: LinkSettings = LinkSettings()
 

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.errors import PartError, StoreError
 from shared.files import TMP, sha256_hex, write_atomic
-from shared.manifest import ModelSpec, PartSpec
+from shared.manifest import ModelSpec, PartSpec, VariantName
 
 log = logging.getLogger(__name__)
 MAX_STARTS = 3
@@ -22,10 +22,11 @@ WELL_FRAMES, WELL_SECONDS = 100, 30.0
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A release that is complete on disk."""
+    """A release that is complete on disk, as far as this variant of it goes."""
 
     release: int
     model: ModelSpec
+    variant: VariantName = "float"
 
 
 class Reverted(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +45,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
     followed, as it came. trial: the last release that was tried beside another one, and trial_starts: how often since
     it was last known to be good. reverted: the release that was left last, until another one is adopted.
+    speeds: variant -> median ms of a prediction when it last ran, see `edge.variant`.
     """
 
     floor: int = 0
@@ -62,6 +64,7 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     trial: Kept | None = None
     trial_starts: int = 0
     reverted: Reverted | None = None
+    speeds: dict[str, float] = {}
 
 
 class Shelf:
@@ -188,7 +191,7 @@ class Shelf:
     def sweep(self) -> None:
         """Delete the parts of releases that are not in use, gone back to or tried."""
         kept = (self.state.current, self.state.previous, self.state.trial)
-        used = {part.sha256 for one in kept if one is not None for part in one.model.parts().values()}
+        used = {part.sha256 for one in kept if one is not None for part in one.model.parts(one.variant).values()}
         for path in self._parts.iterdir():
             if path.name not in used:
                 path.unlink()

@@ -98,8 +98,9 @@ class Card(View):
     """The model card of one release. stated: the project says itself what the model is for.
 
     run: that made the model, None where it is not known; seed, settings, versions: of that run. thresholds: class ->
-    threshold, empty where the most probable class is the label. figures: on held-out images; before: of release
-    `against` on the same ones. cameras: that say they run it now.
+    threshold, empty where the most probable class is the label. figures: on held-out images; int8: of its int8 variant
+    on the same ones; int8_left_out: why the release does not have it all the same, or "". before: of release `against`
+    on the same ones. cameras: that say they run it now.
     """
 
     project: str
@@ -120,6 +121,8 @@ class Card(View):
     versions: dict[str, str]
     holdout: HoldoutFacts
     figures: Figures | None
+    int8: Figures | None
+    int8_left_out: str
     slices: list[SliceView]
     against: int
     before: Figures | None
@@ -189,6 +192,8 @@ def card(facts: Facts) -> Card:
             doubt=run.doubt if run else "",
         ),
         figures=measured,
+        int8=figures(run.evaluation.get("int8") or {}, classes) if run else None,
+        int8_left_out=str((run.fit.get("int8") or {}).get("left_out", "")) if run else "",
         slices=slices(run.slices) if run else [],
         against=run.against if run else 0,
         before=figures(run.before, classes) if run else None,
@@ -196,9 +201,10 @@ def card(facts: Facts) -> Card:
         verdict=run.verdict if run else "",
         reason=run.reason if run else "",
         parts=[
-            PartFacts(name=name, sha256=one["sha256"], size=one["size"])
+            PartFacts(name=variant + name, sha256=one["sha256"], size=one["size"])
+            for variant, model in (("", release.model), ("int8 ", release.model.get("int8") or {}))
             for name in _PARTS
-            if (one := release.model.get(name))
+            if (one := model.get(name))
         ],
         limitations=[],
         cameras=sorted(facts.cameras),

@@ -70,7 +70,11 @@ def _measured(card: Card) -> Iterator[str]:
     on = f", holdout version {held.version}{worn}" if held.version else ""
     yield f"{_count(card.figures.n, 'image')}{on}; in brackets 95 % intervals."
     before = [f"Release {card.against}" if card.against else "Before"] if card.before else []
-    yield _table(["Measure", "This release", *before], _rows(card.figures, card.before))
+    others = {"Its int8 variant": card.int8, **dict.fromkeys(before, card.before)}
+    columns = {name: one for name, one in others.items() if one is not None}
+    yield _table(["Measure", "This release", *columns], _rows([card.figures, *columns.values()]))
+    if card.int8_left_out:
+        yield f"The int8 variant is not part of the release: {escaped(card.int8_left_out)}."
     yield _table(
         ["Class", "Images", "Recall", "Precision", "F1"],
         [
@@ -101,7 +105,7 @@ def _measured(card: Card) -> Iterator[str]:
         yield f"Verdict: {escaped(card.verdict)}; {escaped(card.reason)}."
 
 
-def _rows(now: Figures, before: Figures | None) -> Iterator[Sequence[object]]:
+def _rows(columns: Sequence[Figures]) -> Iterator[Sequence[object]]:
     measures = {
         "auc": "AUC",
         "accuracy": "Accuracy",
@@ -110,7 +114,7 @@ def _rows(now: Figures, before: Figures | None) -> Iterator[Sequence[object]]:
         "ece": "Calibration error",
     }
     for key, name in measures.items():
-        yield name, _number(getattr(now, key)), *([_number(getattr(before, key))] if before else [])
+        yield name, *(_number(getattr(one, key)) for one in columns)
 
 
 def _data(card: Card) -> Iterator[str]:

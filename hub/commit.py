@@ -32,7 +32,7 @@ from sqlmodel import Session
 from hub import lost, previews
 from hub.segments import Place
 from hub.store import Store
-from hub.tables import Blob, Image, Pair, Preview, Skew, Tombstone, table_of
+from hub.tables import Blob, Image, Pair, Preview, Release, Skew, Tombstone, table_of
 from shared.clock import Clock
 from shared.errors import MessageError, StoreError
 from shared.transfer import Complete, Held
@@ -66,6 +66,9 @@ _SKEWS = sqlalchemy.insert(table_of(Skew)).from_select(
         table_of(Preview).c.event_id == bindparam("event"),
         table_of(Preview).c.embedding != b"",
     ),
+)
+_MODELS = sqlalchemy.select(table_of(Release).c.project, table_of(Release).c.number, table_of(Release).c.model).where(
+    table_of(Release).c.number.in_(bindparam("numbers", expanding=True))
 )
 _PREVIEWS = sqlalchemy.delete(table_of(Preview)).where(
     table_of(Preview).c.camera == bindparam("one"), table_of(Preview).c.event_id == bindparam("event")
@@ -229,8 +232,13 @@ class Committer:
     def _keep(self, connection: Connection, batch: Sequence[Held], bereft: Collection[Key]) -> None:
         """The previews' rows. An image whose bytes were lost is wanted back."""
         received = self._clock.utc()
+        others = _others(connection, batch)
         rows = [
-            previews.row(one.camera, one.event, received, received if _key(one) in bereft else None) for one in batch
+            {
+                **previews.row(one.camera, one.event, received, received if _key(one) in bereft else None),
+                **({"embedding": b""} if _key(one) in others else {}),
+            }
+            for one in batch
         ]
         connection.execute(self._previews, rows)
 
@@ -252,7 +260,9 @@ class Committer:
         # An image whose bytes were lost comes again: what its camera saw then is compared already.
         if came := [key for key in keys if (key["one"], key["event"]) not in bereft]:
             connection.execute(_SKEWS, came)
-        if said := [row for one in batch if one.event.embedding and _key(one) not in bereft for row in _skew(one)]:
+        told = [one for one in batch if one.event.embedding and _key(one) not in bereft]
+        others = _others(connection, told)
+        if said := [row for one in told if _key(one) not in others for row in _skew(one)]:
             connection.execute(self._skews, said)
         if pairs := [row for one in batch if _key(one) not in bereft for row in _pair(one)]:
             connection.execute(_PAIRS, pairs)
@@ -264,6 +274,21 @@ class Committer:
 
 def _key(one: Complete | Held) -> Key:
     return one.camera, one.event.id
+
+
+def _others(connection: Connection, batch: Sequence[Complete | Held]) -> set[Key]:
+    """Those whose embedding is not by the float backbone of their release, so that ours says nothing about it."""
+    said = {_key(one): one.event for one in batch if one.event.embedding and one.event.backbone}
+    if not said:
+        return set()
+    numbers = {event.release for event in said.values()}
+    ours = {
+        (project, number): model["backbone"]["sha256"]
+        for project, number, model in connection.execute(_MODELS, {"numbers": list(numbers)})
+    }
+    return {
+        key for key, event in said.items() if ours.get((event.project, event.release), event.backbone) != event.backbone
+    }
 
 
 def _size(item: Item) -> int:

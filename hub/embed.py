@@ -11,7 +11,7 @@ from hub.store import Store
 from hub.tables import Embedding, Image
 from shared.errors import ImageError, StoreError
 from shared.litert import Part
-from shared.preprocess import Preprocess, decode, to_input
+from shared.preprocess import Pixels, Preprocess, decode, to_input
 
 log = logging.getLogger(__name__)
 ROWS = 500  # ids in one query: databases bound the number of parameters
@@ -66,3 +66,19 @@ def complete(
             for row in rows:
                 session.merge(row)
     return found
+
+
+def hashes(store: Store, ids: Sequence[int]) -> dict[int, str]:
+    """Image id -> sha256."""
+    found: dict[int, str] = {}
+    with store.read() as session:
+        for start in range(0, len(ids), ROWS):
+            rows = session.exec(select(Image.id, Image.sha256).where(col(Image.id).in_(ids[start : start + ROWS])))
+            found.update({one: sha256 for one, sha256 in rows if one is not None})
+    return found
+
+
+def pictures(store: Store, ids: Sequence[int]) -> list[Pixels]:
+    """The images, decoded; StoreError or ImageError where one cannot be."""
+    named = hashes(store, ids)
+    return [decode(store.blobs.read(named[one])) for one in ids]

@@ -14,7 +14,7 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,20 @@ def export_backbone(cache: Path, how: Preprocess, own: str = "", features: str =
     data = _file(own) if own else _weights_file().read_bytes()
     made_of = f"{hashlib.sha256(data).hexdigest()} {how.size} {_converter()} {_RECIPE}"
     kind = "own" if own else "lite0" if features == "pooled" else f"lite0-{features}"
-    path = cache / f"{kind}-{how.size}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
+    return cached(
+        cache,
+        f"{kind}-{how.size}",
+        made_of,
+        lambda: _convert_own(data, own, how.size) if own else _convert_lite0(how.size, features),
+    )
+
+
+def cached(cache: Path, kind: str, made_of: str, make: Callable[[], bytes]) -> bytes:
+    """A .tflite of the folder `cache`, made where it is not there; its name carries a hash of all it is made of."""
+    path = cache / f"{kind}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.tflite"
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
-    made = _convert_own(data, own, how.size) if own else _convert_lite0(how.size, features)
+    made = make()
     cache.mkdir(parents=True, exist_ok=True)
     os.replace(write_aside(path.with_name(f"{path.name}.{os.getpid()}"), made), path)
     sync_folder(cache)

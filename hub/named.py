@@ -2,7 +2,8 @@
 orphan. Asked for by the first two digits of the sha256, as the blobs lie in folders: a million never are in memory.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy
 from sqlmodel import Session, col, exists, func, select
@@ -26,9 +27,8 @@ def parts(session: Session) -> dict[str, str]:
     """sha256 -> owner of every model part, or data of a run, that a release or a run names."""
     found: dict[str, str] = {}
     for number, model in session.exec(select(Release.number, Release.model).order_by(col(Release.number))):
-        for name in ("backbone", "head", "golden", "references"):
-            if model.get(name):
-                found.setdefault(model[name]["sha256"], f"{name} of release {number}")
+        for name, sha256 in _parts_of(model).items():
+            found.setdefault(sha256, f"{name} of release {number}")
     for run, state, names, data in session.exec(
         select(Run.id, Run.state, Run.parts, Run.snapshot).order_by(col(Run.id))
     ):
@@ -37,6 +37,17 @@ def parts(session: Session) -> dict[str, str]:
         for name, sha256 in {**names, **unfinished}.items():
             found.setdefault(sha256, f"{name} of run {run}")
     return found
+
+
+def _parts_of(model: Mapping[str, Any], variant: str = "") -> dict[str, str]:
+    """Name -> sha256 of every part of a release's model, packed ones and those of the int8 variant too."""
+    found = {}
+    for name in ("backbone", "head", "golden", "references"):
+        if part := model.get(name):
+            found[f"{variant}{name}"] = part["sha256"]
+            if packed := part.get("packed"):
+                found[f"packed {variant}{name}"] = packed["sha256"]
+    return {**found, **(_parts_of(model["int8"], "int8 ") if model.get("int8") else {})}
 
 
 def placed(session: Session, prefix: str = "", *, segment: str = "") -> list[tuple[str, Place]]:

@@ -21,7 +21,7 @@ from hub.choose import MOST as MOST_KNOWN
 from hub.choose import ORDERS, Waiting
 from hub.settings import LabelSettings
 from hub.split import share_of
-from hub.tables import Embedding, Image, Look, Release
+from hub.tables import INT8, Embedding, Image, Look, Release
 from shared.policy import AUDIT
 
 MOST_WAITING = 5000
@@ -108,6 +108,7 @@ class Planner:
                 select(Embedding.backbone)
                 .join(Image, col(Image.id) == col(Embedding.image_id))
                 .where(Image.project == self._project, Image.split == "pool")
+                .where(col(Embedding.backbone).not_like(f"{INT8}%"))
                 .order_by(col(Embedding.image_id).desc())
             ).first()
             or ""

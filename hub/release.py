@@ -4,6 +4,7 @@ import logging
 import threading
 from base64 import b64decode
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from sqlmodel import Session, col, func, select
@@ -24,17 +25,22 @@ from shared.manifest import (
     Group,
     Manifest,
     ModelSpec,
+    Packed,
     PartSpec,
     Plan,
     Signed,
+    Variant,
     seal,
 )
 from shared.messages import Want
+from shared.packed import pack
 from shared.policy import TriageSettings, to_wire
 from shared.preprocess import Preprocess
 
 log = logging.getLogger(__name__)
 PARTS = ("backbone", "head", "golden", "references")
+INT8 = "int8 "
+"""Before the names of parts of the int8 variant, in a run's row."""
 IN_FLIGHT = 1 << 20
 """Bytes of retained chunks that the broker may owe us an acknowledgement for."""
 MAX_WANTED = 10_000
@@ -42,15 +48,13 @@ MAX_WANTED = 10_000
 
 
 def model_of(run: Run, store: Store) -> ModelSpec:
-    """The model that a finished run made, with the classes and preprocessing of that run.
+    """The model that a finished run made, with its classes and preprocessing; packed parts are put into the store.
 
     TrainError when the run has none, StoreError when a part is missing.
     """
     if run.state != "done" or not run.parts:
         raise TrainError(f"is {run.state} and has no model", subject=f"run {run.id}", remedy="Release a finished run")
-    parts = {
-        name: PartSpec(sha256=one, size=len(store.blobs.read(one))) for name, one in run.parts.items() if name in PARTS
-    }
+    parts = {name: _part(store, one) for name, one in run.parts.items() if name.removeprefix(INT8) in PARTS}
     return ModelSpec(
         backbone=parts["backbone"],
         head=parts["head"],
@@ -61,7 +65,31 @@ def model_of(run: Run, store: Store) -> ModelSpec:
         golden_probabilities=run.golden_probabilities,
         tolerances=Tolerances(),
         thresholds=run.fit.get("thresholds", []),
+        int8=_int8(parts, run.fit.get("int8", {})),
     )
+
+
+def _int8(parts: dict[str, PartSpec], fit: dict[str, Any]) -> Variant | None:
+    """The int8 variant; None where the run made none, or left it out."""
+    if f"{INT8}backbone" not in parts:
+        return None
+    return Variant(
+        backbone=parts[f"{INT8}backbone"],
+        head=parts[f"{INT8}head"],
+        golden=parts[f"{INT8}golden"],
+        references=parts.get(f"{INT8}references"),
+        golden_probabilities=fit["golden_probabilities"],
+        thresholds=fit["thresholds"],
+    )
+
+
+def _part(store: Store, sha256: str) -> PartSpec:
+    """How a blob travels; packed, it is a blob of its own."""
+    data = store.blobs.read(sha256)
+    if (packed := pack(data)) is None:
+        return PartSpec(sha256=sha256, size=len(data))
+    [name] = store.blobs.put([packed])
+    return PartSpec(sha256=sha256, size=len(data), packed=Packed(sha256=name, size=len(packed)))
 
 
 def create(
@@ -78,6 +106,7 @@ def create(
         select(Release).where(Release.project == project).order_by(col(Release.number).desc())
     ).first()
     known = {part.sha256 for part in msgspec.convert(before.model, ModelSpec).parts().values()} if before else set()
+    parts = model.parts().values()
     expires = now + timedelta(days=days)
     manifest = Manifest(
         number=number,
@@ -99,8 +128,8 @@ def create(
         envelope=envelope,
         note=note,
         holdout=run.holdout,
-        size=sum(part.size for part in model.parts().values()) + len(envelope),
-        new_bytes=sum(part.size for part in model.parts().values() if part.sha256 not in known) + len(envelope),
+        size=sum(part.travelling().size for part in parts) + len(envelope),
+        new_bytes=sum(part.travelling().size for part in parts if part.sha256 not in known) + len(envelope),
     )
     session.add(release)
     session.flush()
@@ -257,7 +286,7 @@ class Publisher:
         releases, rollout, exempt = self._in_use()
         published: dict[str, int] = {}
         for release in releases:
-            for part in msgspec.convert(release.model, ModelSpec).parts().values():
+            for part in msgspec.convert(release.model, ModelSpec).blobs():
                 if part.sha256 not in published:
                     published[part.sha256] = chunk_count(part.size, part.chunk_size)
                     self._remember(part.sha256, published[part.sha256])
@@ -297,7 +326,7 @@ class Publisher:
             ).all()
         for release in running:
             used |= {str(release.number)}
-            used |= {part.sha256 for part in msgspec.convert(release.model, ModelSpec).parts().values()}
+            used |= {part.sha256 for part in msgspec.convert(release.model, ModelSpec).blobs()}
         for row in unused:
             if row.name in used:
                 continue
@@ -317,7 +346,7 @@ class Publisher:
                 topics.release(self._project, release.number), release.envelope
             ):
                 return
-        specs = [part for one in releases for part in msgspec.convert(one.model, ModelSpec).parts().values()]
+        specs = [part for one in releases for part in msgspec.convert(one.model, ModelSpec).blobs()]
         for part in {one.sha256: one for one in specs}.values():
             # Clipped to what there is: a stranger may ask for any number of chunks.
             count = chunk_count(part.size, part.chunk_size)

@@ -9,7 +9,7 @@ from hub.tables import Run
 from shared.clock import Clock
 from shared.errors import TrainError
 
-KEPT_PARTS = ("backbone", "golden", "references")
+KEPT_PARTS = ("backbone", "golden", "references", "int8 backbone", "int8 golden", "int8 references")
 """Parts that a repeated run begins with: which release was in use on the day of the first one decided them as well."""
 ENDED = ("cancelled", "failed")
 """States of a run that can be taken up again."""

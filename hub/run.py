@@ -9,8 +9,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -19,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlmodel import col, delete, select
 
-from hub import drift, embed, split, suspects, watch
+from hub import drift, embed, int8, split, suspects, watch
 from hub.checkpoint import Checkpoint, path_of
 from hub.dataset import Snapshot, recalled, snapshot
+from hub.earlier import earlier_parts
 from hub.export import check_backbone, convert, export_backbone, export_head, golden_part
 from hub.head import place_of
 from hub.references import references_part
@@ -34,17 +34,16 @@ from hub.train import Trained, train_head
 from hub.underway import Lease, Story
 from hub.verdict import Holdout, judge, latest
 from shared.clock import Clock
-from shared.errors import HoneError, RunCancelledError, StoreError, TrainError
+from shared.errors import HoneError, RunCancelledError, TrainError
 from shared.golden import decode as decode_golden
 from shared.golden import golden_outputs
 from shared.litert import Floats, Model, Part
-from shared.manifest import ModelSpec
-from shared.preprocess import Pixels, Preprocess, decode
+from shared.preprocess import Preprocess, decode
 
 GOLDEN_IMAGES = 4
 BASIS_IMAGES = 2000
 """Images that the reference's principal components are found with, at most."""
-PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "numpy", "scikit-learn")
+PACKAGES = ("hone", "torch", "litert-torch", "ai-edge-litert", "ai-edge-quantizer", "numpy", "scikit-learn")
 
 
 def execute(settings: HubSettings, store: Store, run_id: int, clock: Clock) -> None:
@@ -90,7 +89,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     part = Part(backbone_bytes, name="backbone")
     if train_settings.backbone:
         whole = set(_all_images(store, project.name))
-        check_backbone(part, _pictures(store, [one for one in to_embed if one in whole][:GOLDEN_IMAGES]), how)
+        check_backbone(part, embed.pictures(store, [one for one in to_embed if one in whole][:GOLDEN_IMAGES]), how)
     [backbone] = store.blobs.put([backbone_bytes])
     if _is_new(store, project.name, backbone):
         # What waits, too: the label queue and the drift of cameras go by the backbone that they will run.
@@ -142,7 +141,7 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     else:
         from hub.finetune import finetune
 
-        hashes = _hashes(store, ids)
+        hashes = embed.hashes(store, ids)
         to_train = [one for one, trained in zip(ids, train, strict=True) if trained]
         tuned = finetune(
             lambda row: decode(store.blobs.read(hashes[to_train[row]])),
@@ -171,8 +170,8 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     head_bytes = export_head(result.head)
     golden_ids = _golden_ids(data, usable)
     # Cameras need not fetch others where these still serve.
-    before = _earlier(store, settings, run_id, backbone)
-    golden_bytes = before.golden or golden_part(_pictures(store, golden_ids), part, how)
+    before = earlier_parts(store, settings, run_id, backbone)
+    golden_bytes = before.golden or golden_part(embed.pictures(store, golden_ids), part, how)
     references = references_part(x[train], before.references)
     head, golden, *more = store.blobs.put([head_bytes, golden_bytes, *([references] if references else [])])
     decision = decide(result.oof, y[train][result.oof_rows], project.classes, train_settings)
@@ -204,8 +203,39 @@ def _work(settings: HubSettings, store: Store, run_id: int, lease: Lease) -> dic
     held = Holdout(backbone, held_ids, x[holdout], y[holdout], since[holdout], standing)
     _leave_references(settings, store, run_id, model, held)
     fields |= judge(settings, store, model, thresholds, held)
+    if train_settings.int8:
+        lease.write(step="making the int8 variant", progress=0.93)
+        variant = int8.make(
+            settings,
+            store,
+            int8.Data(ids, y, holdout, train_settings, model, thresholds, held.x),
+            backbone=backbone_bytes,
+            golden=golden_bytes,
+            refit=_refit(y[train], len(project.classes), train_settings, lease, near),
+            earlier=before.int8,
+            progress=lambda *_: lease.check(),
+        )
+        fields["parts"] |= variant.parts
+        fields["fit"]["int8"] = variant.fit
+        if variant.evaluation:
+            fields["evaluation"]["int8"] = variant.evaluation
     checkpoint.drop()
     return fields
+
+
+def _refit(
+    y: NDArray[np.int64], classes: int, settings: TrainSettings, lease: Lease, near: NDArray[np.int64]
+) -> Callable[[Floats], Trained]:
+    """Trains a head of the same kind on other embeddings of the training images."""
+
+    def checked(_: object) -> None:
+        lease.check()
+
+    if settings.kind != "mlp":
+        return lambda x: train_head(x, y, classes, settings, checked, near=near)
+    from hub.mlp import train_mlp
+
+    return lambda x: train_mlp(x, y, classes, settings, checked, check=lease.check, near=near)
 
 
 def _given(settings: HubSettings, store: Store, run_id: int) -> tuple[TrainSettings, Snapshot | None, Standing]:
@@ -321,14 +351,6 @@ def _doubt(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Earlier:
-    """Golden part and references that a model by the same backbone had; None where there are none to go on with."""
-
-    golden: bytes | None = None
-    references: bytes | None = None
-
-
 def _leave_references(settings: HubSettings, store: Store, run_id: int, model: Model, holdout: Holdout) -> None:
     """What cameras that run this model are held to: their own latest audit images, and else the holdout."""
     fewest = settings.drift.block
@@ -361,47 +383,3 @@ def _golden_ids(data: Snapshot, usable: NDArray[np.bool_]) -> list[int]:
     for label in sorted({label for _, label, _ in rows}):
         ids += [one for one, y, fits in rows if fits and y == label][: max(1, GOLDEN_IMAGES // 2)]
     return sorted(ids)[:GOLDEN_IMAGES]
-
-
-def _earlier(store: Store, settings: HubSettings, run_id: int, backbone: str) -> _Earlier:
-    """What a repeated run had, or else what is released, as far as it is by the same backbone."""
-    with store.read() as session:
-        run = session.get(Run, run_id)
-    if run is not None and run.parts:
-        mine = run.parts.get("backbone") == backbone
-        golden, references = (_kept(store, run.parts.get(name, "")) for name in ("golden", "references"))
-        return _Earlier(golden, references) if mine else _Earlier()
-    release = latest(store, settings.project.name)
-    spec = msgspec.convert(release.model, ModelSpec) if release is not None else None
-    if spec is None or spec.backbone.sha256 != backbone:
-        return _Earlier()
-    same = spec.preprocess == settings.project.preprocess
-    return _Earlier(
-        golden=store.blobs.read(spec.golden.sha256) if same else None,
-        references=store.blobs.read(spec.references.sha256) if spec.references is not None else None,
-    )
-
-
-def _kept(store: Store, sha256: str) -> bytes | None:
-    """None where a repeated run had no such part, or it is gone: it is made anew, and the comparison tells."""
-    try:
-        return store.blobs.read(sha256) if sha256 else None
-    except StoreError:
-        return None
-
-
-def _pictures(store: Store, ids: list[int]) -> list[Pixels]:
-    hashes = _hashes(store, ids)
-    return [decode(store.blobs.read(hashes[one])) for one in ids]
-
-
-def _hashes(store: Store, ids: list[int]) -> dict[int, str]:
-    """id -> sha256."""
-    found: dict[int, str] = {}
-    with store.read() as session:
-        for start in range(0, len(ids), embed.ROWS):
-            rows = session.exec(
-                select(Image.id, Image.sha256).where(col(Image.id).in_(ids[start : start + embed.ROWS]))
-            )
-            found.update({one: sha256 for one, sha256 in rows if one is not None})
-    return found

@@ -78,10 +78,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     and "full" (all of it) make a new backbone with its head. backbone: one's own instead of Lite0, for both heads: a
     .tflite, or an exported torch program (.pt2); "": Lite0. features: what of Lite0 a head sees: "pooled" is its last
     map alone, "stages" the ends of the stages before too: more is learned from few labels, embeddings are 2.2 times as
-    long. images: train on so many at most, 0: all. replay: share of the images that the last run knew already to train
-    on, next to all new ones. class_balanced: every class weighs the same, however many labels it has. seed: of folds,
-    samples, first weights and the order of images. threads: of the processor. folds: for out-of-fold predictions; fewer
-    are used where a class has fewer labels, never less than 2.
+    long. int8: make an int8 variant of every model too, for cameras that float is too slow on; a run takes longer by
+    one more embedding of its images. images: train on so many at most, 0: all. replay: share of the images that the
+    last run knew already to train on, next to all new ones. class_balanced: every class weighs the same, however many
+    labels it has. seed: of folds, samples, first weights and the order of images. threads: of the processor. folds: for
+    out-of-fold predictions; fewer are used where a class has fewer labels, never less than 2.
 
     l2: strengths of "linear" to choose from, in any order. max_iterations: of L-BFGS for one fit of "linear".
     shrinkage: of the standardisation, see `hub.train`. epochs: at most; not of "linear", nor are the next five.
@@ -98,6 +99,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     kind: Literal["linear", "mlp", "blocks", "full"] = "linear"
     backbone: str = ""
     features: Literal["pooled", "stages"] = "pooled"
+    int8: bool = False
     l2: Strengths = (0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001, 0.00003)
     folds: Annotated[int, Meta(ge=2, le=100)] = 5
     max_iterations: Annotated[int, Meta(ge=1, le=100_000)] = 200

@@ -150,8 +150,12 @@ class Watch(SQLModel, table=True):
     data: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 
+INT8 = "int8:"
+"""Stands before the hash of an int8 backbone in `Embedding.backbone`: only heads for cameras are trained on these."""
+
+
 class Embedding(SQLModel, table=True):
-    """Embedding of an image by one backbone: float32, little-endian."""
+    """Embedding of an image by one backbone: float32, little-endian. backbone: sha256, see INT8."""
 
     image_id: int = Field(primary_key=True, foreign_key="image.id")
     backbone: str = Field(primary_key=True)

@@ -267,7 +267,8 @@ class Reported(Message, frozen=True, kw_only=True):
     up, down: bytes of MQTT payload since start. errors: counts by code since start. settings: those in force that
     the hub may care for. floor, plan_floor: highest release
     and plan number ever accepted. triage: None from an agent that knows nothing of it. labels: the camera's own, by
-    which a plan may group it. trial: None where the plan names none, or the agent knows nothing of trials.
+    which a plan may group it. trial: None where the plan names none, or the agent knows nothing of trials. variant: of
+    the release that runs, "float" or "int8"; None: nothing runs, or the agent knows of float alone.
     """
 
     time: UtcTime
@@ -289,6 +290,7 @@ class Reported(Message, frozen=True, kw_only=True):
     triage: TriageState | None = None
     labels: dict[str, str] = {}
     trial: TrialState | None = None
+    variant: Name | None = None
 
 
 M = TypeVar("M", bound=msgspec.Struct)

@@ -6,7 +6,7 @@ from sqlmodel import col, select
 from hub.clusters import kmeans
 from hub.queue import waits
 from hub.store import Store
-from hub.tables import Embedding, Image
+from hub.tables import INT8, Embedding, Image
 from hub.web.images import queue_item
 from hub.web.models import ClusterView
 from shared.policy import AUDIT, PAIR
@@ -36,6 +36,7 @@ class Clusters:
                 select(Image, Embedding)
                 .join(Embedding, col(Embedding.image_id) == col(Image.id))
                 .where(*waits(self._project), col(Image.why).not_in([AUDIT, PAIR]))
+                .where(col(Embedding.backbone).not_like(f"{INT8}%"))
                 .order_by(col(Image.id).desc())
                 .limit(MOST)
             ).all()

@@ -5,13 +5,15 @@
     hub (releases, plans, parts) -> mosquitto -> thin link (tests.fakes.proxy) -> the agent's own program
 
 The hub is trained on clear elpv cells: release 1, then 2 and 3 with 50 more labels each and the default linear head, 4
-with an MLP. Counted is all TCP payload, both ways, from the release until the camera reports that it runs it: plan,
-manifest, every part that the camera lacks, signatures, acknowledgements, reports. The first release, which the camera
-has nothing of, is the full one. Each is set against what peers send: backbone and head of that release as one file.
+with an MLP, 5 and 6 with an int8 variant. Counted is all TCP payload, both ways, from the release until the camera
+reports that it runs it: plan, manifest, every part that the camera lacks, signatures, acknowledgements, reports. The
+first release, which the camera has nothing of, is the full one. Each is set against what peers send: backbone and head
+of that release as one file, in float.
 
 Release 3 goes over a link of 12 kbit/s (`link.thin`): `head_seconds_at_12kbit`. A release keeps the references of the
 one before as long as they cover the training images; whether they were new is told (`..._references`: bytes of the part
-that had to travel). `int8_percent` is null: there is no int8 variant yet. The last line is one JSON object.
+that had to travel, packed). Release 5 brings int8 to a camera that ran float: backbone, golden part, references and
+head; 6 another head for it. The last line is one JSON object.
 """
 
 import argparse
@@ -59,7 +61,7 @@ class Plant:
         config.write_text(
             f'state = "hub"\ncache = "{cache}"\n[project]\nname = "cells"\nclasses = ["good", "defective"]\n'
             f'[mqtt]\nport = {self.broker.port}\nusername = "hub"\npassword_file = "{self.broker.folder}/clear/hub"\n'
-            "[rollout]\nshadow = 0\ncanary = 0\ngroups = []\n"
+            "[rollout]\nshadow = 0\ncanary = 0\nquality = false\ngroups = []\nsoak_s = 0\n"
             "[retrain]\nevery_labels = 0\nauto_release = false\n[web]\nport = 0\n"
         )
         self.settings = read(config)
@@ -78,7 +80,7 @@ class Plant:
 
     def learn(self, cells, name):
         """Import labelled cells."""
-        lay_out(cells, self.folder / name, by_class=True)
+        lay_out(cells, self.folder / name)
         kind = "holdout" if name == "holdout" else "train"
         import_folder(self.settings, self.store, self.folder / name, kind, self.clock, progress=lambda *_: None)
 
@@ -92,12 +94,13 @@ class Plant:
         execute(self.policies.now(), self.store, number, self.clock)
         return number
 
-    def camera(self, port, *, thin=False):
+    def camera(self, port, *, thin=False, variant="auto"):
         """The agent as a process; it keeps its state between two lives."""
         settings = self.broker.settings_for(CAMERA)
         path = self.folder / "edge.toml"
         path.write_text(
-            f'camera = "{CAMERA}"\nproject = "cells"\nroot_key = "{self.root}"\nclock = "trusted"\nstate = "camera"\n'
+            f'camera = "{CAMERA}"\nproject = "cells"\nvariant = "{variant}"\nroot_key = "{self.root}"\n'
+            f'clock = "trusted"\nstate = "camera"\n'
             f'[capture]\nsource = "no-frames"\nwatch = true\n[mqtt]\nport = {port}\n'
             f'password_file = "{settings.password_file}"\n[link]\nthin = {"true" if thin else "false"}\n'
         )
@@ -124,7 +127,7 @@ class Plant:
         with self.store.read() as session:
             row = session.exec(Release.__table__.select().where(Release.number == number)).one()
         spec = msgspec.convert(row.model, ModelSpec)
-        references = spec.references.size if spec.references is not None else 0
+        references = spec.references.travelling().size if spec.references is not None else 0
         fresh = spec.references is not None and spec.references.sha256 != self.references
         self.references = spec.references.sha256 if spec.references is not None else ""
         return wire, seconds, spec.backbone.size + spec.head.size, references if fresh else 0
@@ -174,6 +177,13 @@ def measure(folder, cache):
         plant.wait(lambda: plant.running() == 3, "the camera on the fast link")
         plant.policies.set({"train.kind": "mlp"}, operator="bench")
         note("mlp", proxy)
+        end(agent)
+        agent = plant.camera(proxy.port, variant="int8")
+        plant.wait(lambda: plant.running() == 4, "the camera on the fast link")
+        plant.policies.set({"train.kind": "linear", "train.int8": True}, operator="bench")
+        note("int8", proxy)
+        plant.learn(cells.streams[0][2 * MORE : 3 * MORE], "more yet")
+        note("int8_head", proxy)
     finally:
         if agent is not None:
             end(agent)
@@ -201,13 +211,16 @@ def main():
             {
                 "head_percent": percent("head"),
                 "mlp_percent": percent("mlp"),
-                "int8_percent": None,
+                "int8_percent": percent("int8"),
+                "int8_head_percent": percent("int8_head"),
                 "full_percent": percent("full"),
                 "head_seconds_at_12kbit": round(found["head_slow"][1], 1),
                 "head_percent_at_12kbit": percent("head_slow"),
                 "head_references": found["head"][3],
                 "head_references_at_12kbit": found["head_slow"][3],
                 "head_bytes": found["head"][0],
+                "int8_bytes": found["int8"][0],
+                "int8_head_bytes": found["int8_head"][0],
                 "mlp_bytes": found["mlp"][0],
                 "full_bytes": found["full"][0],
                 "full_file_bytes": found["full"][2],

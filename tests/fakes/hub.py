@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,9 +34,11 @@ from shared.manifest import (
     Group,
     Manifest,
     ModelSpec,
+    Packed,
     PartSpec,
     Plan,
     Trial,
+    Variant,
     key_id,
     public_hex,
     seal,
@@ -239,7 +242,10 @@ def _keys(folder: Path) -> hub_keys.Keys:
 
 @dataclass
 class Parts:
-    """A model as bytes: its parts, references or not, and what goes into the manifest."""
+    """A model as bytes: its parts, references or not, and what goes into the manifest.
+
+    int8: of the same classes, which travels as its int8 variant. packed: parts travel so, and no other way.
+    """
 
     backbone: bytes
     head: bytes
@@ -248,21 +254,36 @@ class Parts:
     size: int
     references: bytes = b""
     classes: Sequence[str] = tuple(CLASSES)
+    int8: "Parts | None" = None
+    packed: bool = False
 
     def spec(self, chunk_size: int = PART_CHUNK) -> ModelSpec:
-        one = partial(part, chunk_size=chunk_size)
+        one = partial(part, chunk_size=chunk_size, packed=self.packed)
+        int8 = self.int8
         return ModelSpec(
             backbone=one(self.backbone), head=one(self.head), golden=one(self.golden), classes=list(self.classes),
             preprocess=Preprocess(size=self.size), golden_probabilities=self.probabilities,
             references=one(self.references) if self.references else None,
+            int8=Variant(
+                backbone=one(int8.backbone), head=one(int8.head), golden=one(int8.golden),
+                golden_probabilities=int8.probabilities,
+            ) if int8 else None,
         )  # fmt: skip
 
     def blobs(self) -> list[bytes]:
-        return [self.golden, self.backbone, *([self.references] if self.references else []), self.head]
+        parts = [self.golden, self.backbone, *([self.references] if self.references else []), self.head]
+        mine = [zlib.compress(one) for one in parts] if self.packed else parts
+        return [*mine, *(self.int8.blobs() if self.int8 else [])]
 
 
-def part(data: bytes, chunk_size: int = PART_CHUNK) -> PartSpec:
-    return PartSpec(sha256=sha256_hex(data), size=len(data), chunk_size=chunk_size)
+def part(data: bytes, chunk_size: int = PART_CHUNK, *, packed: bool = False) -> PartSpec:
+    form = zlib.compress(data)
+    return PartSpec(
+        sha256=sha256_hex(data),
+        size=len(data),
+        chunk_size=chunk_size,
+        packed=Packed(sha256=sha256_hex(form), size=len(form)) if packed else None,
+    )
 
 
 def parts(*, size: int = 16, beta: float = 1.0) -> Parts:

@@ -13,7 +13,7 @@ from hub.evaluate import evaluate
 from hub.lineage import Member
 from hub.split import Standing
 from hub.tables import Release, Run
-from shared.manifest import ModelSpec, PartSpec
+from shared.manifest import ModelSpec, PartSpec, Variant
 from tests.hub.making import CLASSES, NOW
 
 HEX = "ab" * 32
@@ -215,3 +215,35 @@ def test_no_word_of_a_user_becomes_markup_in_the_card():
     assert "](http" not in text.replace("\\](http", "")
     assert "\n# h" not in text
     assert datetime.fromisoformat(card(facts()).model_dump(mode="json")["created_at"]) == NOW.astimezone(UTC)
+
+
+def test_the_int8_variant_stands_beside_the_float_one():
+    part = PartSpec(sha256=HEX, size=7)
+    variant = Variant(backbone=part, head=part, golden=part)
+    both = {**judged(), "int8": judged((80, 60))}
+    made = card(
+        facts(release=release(model={"int8": variant}), run=run(evaluation=both, fit={"int8": {"left_out": ""}}))
+    )
+    assert (made.figures.accuracy.value, made.int8.accuracy.value) == (0.75, 0.7)
+    assert [one.name for one in made.parts] == [
+        "backbone",
+        "head",
+        "golden",
+        *(f"int8 {one}" for one in ("backbone", "head", "golden")),
+    ]
+    text = markdown(made)
+    assert "| Measure | This release | Its int8 variant |" in text
+    assert "not part of the release" not in text
+
+
+def test_a_variant_that_was_left_out_says_why():
+    fit = {"int8": {"left_out": "AUC went from 0.9 to 0.6"}}
+    made = card(facts(run=run(evaluation={**judged(), "int8": judged((50, 50))}, fit=fit)))
+    assert made.int8.accuracy.value == 0.5
+    assert "The int8 variant is not part of the release: AUC went from 0.9 to 0.6." in markdown(made)
+
+
+def test_a_card_without_int8_says_nothing_of_it():
+    made = card(facts())
+    assert (made.int8, made.int8_left_out) == (None, "")
+    assert "int8" not in markdown(made)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from sqlalchemy import event as happening
 from sqlalchemy import text
@@ -17,12 +18,12 @@ from sqlmodel import col, select
 from hub import commit, lost
 from hub.commit import Committer, Round, stored_hashes
 from hub.store import Store, open_store
-from hub.tables import Blob, Image, Label, Pair, Preview, Skew, Tombstone
+from hub.tables import Blob, Image, Label, Pair, Preview, Release, Skew, Tombstone
 from shared.clock import SystemClock
 from shared.errors import StoreError
 from shared.files import sha256_hex
 from shared.messages import Rival, encode
-from shared.transfer import Complete
+from shared.transfer import Complete, Held
 from tests.fakes.listener import wait_until
 from tests.hub.making import NOW, event_of, settings_in
 
@@ -184,6 +185,33 @@ def test_the_embedding_that_an_image_brings_itself_is_kept_to_compare(rounds: Ro
     with rounds.store.read() as session:
         found = {row.event_id: (row.vector, row.distance) for row in session.exec(select(Skew))}
     assert found == {first.event.id: (b"\x01\x02", None), second.event.id: (b"\x03\x04", None)}
+
+
+@pytest.mark.parametrize(("made_by", "kept"), [("b" * 64, True), (None, True), ("8" * 64, False)])
+@pytest.mark.parametrize("way", ["event", "preview"])
+def test_only_embeddings_by_the_float_backbone_are_kept_to_compare(
+    rounds: Rounds, made_by: str | None, kept: bool, way: str
+) -> None:
+    """What a camera computed that runs the int8 variant of the same release says nothing about its pictures."""
+    with rounds.store.write() as session:
+        session.add(
+            Release(
+                project="cells",
+                number=3,
+                created_at=NOW,
+                expires_at=NOW,
+                envelope=b"",
+                model={"backbone": {"sha256": "b" * 64}, "int8": {"backbone": {"sha256": "8" * 64}}},
+            )
+        )
+    data = random.Random(1).randbytes(500)
+    one = complete(data, embedding="AQI=", backbone=made_by, release=3)
+    if way == "preview":
+        rounds.committer._commit([Held(CAMERA, msgspec.structs.replace(one.event, held=True))])
+        one = complete(data, id=one.event.id, release=3)
+    rounds.one([one])
+    with rounds.store.read() as session:
+        assert [row.vector for row in session.exec(select(Skew))] == ([b"\x01\x02"] if kept else [])
 
 
 def test_rows_of_skew_cost_a_round_nothing_where_no_image_brings_an_embedding(rounds: Rounds) -> None:

@@ -10,7 +10,7 @@ from hub.queue import MOST_WAITING, Planner
 from hub.registry import labels_since_run
 from hub.settings import LabelSettings
 from hub.split import share_of
-from hub.tables import Image, Label, Look
+from hub.tables import INT8, Image, Label, Look
 from tests.hub.making import CLASSES, add_image, add_vector
 
 
@@ -75,6 +75,18 @@ def test_copies_are_asked_about_last(store, clock, order):
             session.add(Look(image_id=copy, bits=b"", up=0, down=0, view=b"", sharp=b"", soft=b"", copy_of=ids[3]))
     asked = [one.id for one in desk_with(store, clock, order=order).next(6)]
     assert (set(asked[:4]), set(asked[4:])) == (set(ids[2:]), set(ids[:2]))
+
+
+def test_embeddings_by_an_int8_backbone_have_no_say(store, clock):
+    """They are of labelled images alone, and the newest image may have been labelled."""
+    waiting = add(store, 8)
+    last = add_image(store, label="good", decided=True)
+    add_vector(store, last, [1.0, 0.0, 0.0, 0.0], backbone=f"{INT8}a")
+    add_vector(store, last, [1.0, 0.0, 0.0, 0.0])
+    planner = Planner("cells", lambda _: b"")
+    with store.read() as session:
+        assert planner._backbone(session) == "b"
+    assert {one.id for one in desk_with(store, clock, order="cluster").next(8)} == set(waiting)
 
 
 def test_what_an_operator_has_is_given_to_nobody_else(store, clock):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
 from shared import manifest
-from shared.errors import ExpiredError, ManifestError, OldReleaseError, ScopeError, SignatureError
+from shared.errors import ExpiredError, ManifestError, OldReleaseError, PartError, ScopeError, SignatureError
 from shared.manifest import (
     DELEGATION_TYPE,
     DESIRED_TYPE,
@@ -26,9 +26,11 @@ from shared.manifest import (
     Group,
     Manifest,
     ModelSpec,
+    Packed,
     PartSpec,
     Plan,
     Reader,
+    Variant,
     check_delegation,
     check_number,
     key_id,
@@ -355,6 +357,53 @@ def test_parts_by_name() -> None:
     assert list(MODEL.parts()) == ["golden", "backbone", "head"]
     more = msgspec.structs.replace(MODEL, references=MODEL.golden)
     assert list(more.parts()) == ["golden", "backbone", "references", "head"]
+
+
+def blob(number: int, *, packed: bool = False) -> PartSpec:
+    form = Packed(sha256=f"{number:02x}" * 32, size=1) if packed else None
+    return PartSpec(sha256=f"{number + 1:02x}" * 32, size=10, packed=form)
+
+
+def test_each_variant_has_its_own_parts_and_the_hub_publishes_all_of_them() -> None:
+    int8 = Variant(backbone=blob(1, packed=True), head=blob(3), golden=blob(5), thresholds=[0.5, 0.5])
+    both = msgspec.structs.replace(MODEL, int8=int8)
+    assert both.parts() == MODEL.parts() == both.variant().parts()
+    assert both.parts("int8") == int8.parts()
+    assert both.variant("int8").thresholds == [0.5, 0.5]
+    assert both.variant("float").tolerances == MODEL.tolerances
+    assert list(both.all_parts()) == [*MODEL.parts(), "int8 golden", "int8 backbone", "int8 head"]
+    assert [one.sha256 for one in both.blobs()] == [
+        PART.sha256, blob(5).sha256, blob(1).sha256, f"{1:02x}" * 32, blob(3).sha256
+    ]  # fmt: skip
+    with pytest.raises(PartError, match="variant int8: is not part of this model"):
+        MODEL.parts("int8")
+
+
+def test_what_travels_is_the_packed_blob_in_chunks_of_the_same_size() -> None:
+    part = PartSpec(sha256="a" * 64, size=100_000, chunk_size=1024, packed=Packed(sha256="b" * 64, size=3000))
+    assert part.travelling() == PartSpec(sha256="b" * 64, size=3000, chunk_size=1024)
+    assert part.travelling().travelling() == part.travelling()
+
+
+def test_who_knows_nothing_of_variants_and_packing_reads_the_rest() -> None:
+    """An agent of before, by the fields that it knew."""
+
+    class OldPart(msgspec.Struct):
+        sha256: str
+        size: int
+        chunk_size: int = 65536
+
+    class OldModel(msgspec.Struct):
+        backbone: OldPart
+        head: OldPart
+        golden: OldPart
+        classes: list[str]
+
+    packed = blob(1, packed=True)
+    new = msgspec.structs.replace(MODEL, head=packed, int8=Variant(backbone=PART, head=PART, golden=PART))
+    old = msgspec.json.decode(msgspec.json.encode(new), type=OldModel)
+    assert (old.head.sha256, old.head.size) == (packed.sha256, packed.size)
+    assert msgspec.json.decode(msgspec.json.encode(old), type=ModelSpec).int8 is None
 
 
 # ------------------------------------------------------------------------------------ anything at all
