@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TFLITE_VENV := .venv-tflite
+TFLITE_STAMP := $(TFLITE_VENV)/.installed
 VENDOR := hub/web/static/vendor
 VENDORED := htmx.org/dist/htmx.min.js htmx-ext-sse/dist/sse.min.js idiomorph/dist/idiomorph-ext.min.js \
             uplot/dist/uPlot.iife.min.js uplot/dist/uPlot.min.css
@@ -25,7 +27,7 @@ demo: setup
 	@$(BIN)/hone-hub demo $(if $(filter-out 0,$(ONCE)),--once) $(if $(filter me,$(LABEL)),--label me) $(if $(STORY),--story $(STORY)) \
 	  $(if $(SEED),--seed $(SEED)) $(if $(PORT),--port $(PORT))
 
-test: setup
+test: setup $(TFLITE_STAMP)
 	@scripts/need-system chromium chromium
 	@scripts/need-system strace strace
 	@$(MAKE) --no-print-directory check
@@ -49,6 +51,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[edge,hub,onnx,demo,test]'
 	@touch $@
 
+$(TFLITE_STAMP): constraints-tflite.txt
+	@scripts/make-venv $(PYTHON) $(TFLITE_VENV)
+	@$(TFLITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-tflite.txt
+	@touch $@
+
 $(VENDOR)/.copied: package-lock.json $(STAMP)
 	@scripts/front-end $(VENDOR) $(VENDORED)
 	@touch $@
@@ -57,4 +64,4 @@ lock: setup
 	@scripts/lock $(BIN) constraints.txt
 
 clean:
-	rm -rf $(VENV) node_modules $(VENDOR) .hone .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TFLITE_VENV) node_modules $(VENDOR) .hone .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,12 +14,14 @@ import random
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 from edge.backlog import Backlog, encode_embedding
 from edge.budget import Meter
 from edge.capture import Capture, open_source
 from edge.frame import Frame
 from edge.infer import Engine, Facts, Running
+from edge.pack import Packs
 from edge.priority import lower_priority
 from edge.reload import Reload
 from edge.report import LowScores, Reporting, clock_quality
@@ -119,6 +121,8 @@ class Agent:
             changed=self._reporting.changed,
             goodput=lambda: self._sending.goodput,
         )
+        folder = settings.packs
+        self._packs = Packs(Path(folder), self._reload.bring, self._errors) if folder else None
         self._to_write: queue.Queue[tuple[Seen, Chosen] | None] = queue.Queue(WRITER_QUEUE)
         self._writer = threading.Thread(target=self._write, name="spool", daemon=True)
 
@@ -132,6 +136,8 @@ class Agent:
         self._backlog.start()
         self._trial.start()
         self._reload.start()
+        if self._packs is not None:
+            self._packs.start()
         self._reporting.start()
         self._results.start()
         self._bus.start(self)
@@ -332,6 +338,8 @@ class Agent:
         self._writer.join(10)
         self._backlog.stop()
         self._sending.stop()
+        if self._packs is not None:
+            self._packs.stop()
         self._reload.ran_well(trial=True)  # whoever is asked to stop has not been killed by its model
         self._reload.stop()
         self._reporting.stop()

@@ -39,6 +39,15 @@ class _Part:
         self.asked: set[int] = set()
         self.tries = 1
 
+    def put(self, index: int, data: bytes) -> None:
+        """Keep a chunk; PartError when it has another length than the manifest says: memory is for what was signed."""
+        length = min(self.blob.chunk_size, self.blob.size - index * self.blob.chunk_size)
+        if len(data) != length:
+            raise PartError(
+                f"has a chunk of {len(data)} bytes, not {length}", subject=f"model part {self.spec.sha256[:12]}"
+            )
+        self.chunks[index] = data
+
     def again(self) -> None:
         """Forget all chunks."""
         self.tries += 1
@@ -80,6 +89,7 @@ class Fetch:
     def begin(self, parts: Iterable[PartSpec]) -> None:
         """Go after those of these parts that the shelf lacks, in their order."""
         blobs = {one.travelling().sha256: one for one in parts}
+        self._shelf.sweep(blobs.values())  # what failed releases left: no release finds less room than the one before
         self._total = sum(one.travelling().size for one in blobs.values())
         self._parts = {sha256: _Part(one) for sha256, one in blobs.items() if not self._shelf.has(one)}
 
@@ -114,10 +124,10 @@ class Fetch:
         part = self._parts[sha256]
         self._bus.unsubscribe([topics.blob(sha256, index)])
         part.asked.discard(index)
-        part.chunks[index] = data
-        if part.missing():
-            return True
         try:
+            part.put(index, data)
+            if part.missing():
+                return True
             self._shelf.write(part.spec, part.whole())
         except PartError as error:
             if part.tries >= MAX_TRIES:

@@ -8,6 +8,7 @@
     verifying | all good, swapped between two frames | running
     any       | an error                             | failed(reason): the model in use stays
     any       | plan names another release           | fetching that one
+    any       | a pack came and no plan is known     | verifying
     running   | plan names a newer one on trial      | fetching, verifying, shadowing: runs beside the one in use
     running   | the agent died with it, again, again | reverted: the one before runs
 
@@ -26,33 +27,34 @@ from typing import Any
 from edge.assemble import assemble
 from edge.beside import Beside, Next
 from edge.infer import Engine
+from edge.pack import PackFile
 from edge.policy import Policy, policy_of
 from edge.priority import lower_priority
 from edge.pursuit import Pursuit
 from edge.settings import EdgeSettings
 from edge.shelf import Kept, Shelf
 from edge.trial import TrialRun
+from edge.trust import Trust
+from edge.unpack import unpack
 from edge.variant import choose
 from shared import topics
 from shared.bus import Bus
 from shared.clock import Clock
-from shared.errors import HoneError, ManifestError, ModelError, ReloadError, SettingError
+from shared.errors import ExpiredError, HoneError, ManifestError, ModelError, ReloadError, SettingError
 from shared.manifest import (
     DESIRED_TYPE,
+    MAX_CHUNK,
+    MAX_SIGNED,
     PLAN_TYPE,
     RELEASE_TYPE,
-    B,
     Desired,
+    Group,
     Manifest,
     ModelSpec,
-    Opened,
     Plan,
-    Reader,
     Trial,
     VariantName,
-    check_delegation,
     check_number,
-    open_signed,
 )
 from shared.messages import ReloadState
 
@@ -60,6 +62,8 @@ log = logging.getLogger(__name__)
 SWAP_TIMEOUT = 30.0
 RETRY = 60.0
 """Seconds after which a release is tried again that failed for a reason that may pass."""
+INBOX = 64
+"""Messages that may wait for the thread, some times what it asks for: whoever publishes more fills no memory."""
 
 
 class Reload:
@@ -87,10 +91,10 @@ class Reload:
         self._engine = engine
         self._clock = clock
         self._errors = errors
-        self._clock_trusted = clock_trusted
         self._changed = changed
         self._spare = engine.spare
         self._shelf = Shelf(settings.state_folder / "models", pause=engine.spare.wait)
+        self._trust = Trust(settings, shelf=self._shelf, clock=clock, clock_trusted=clock_trusted)
         self._pursuit = Pursuit(settings, bus=bus, shelf=self._shelf, clock=clock, errors=errors, goodput=goodput)
         self._beside = Beside(settings, engine=engine, shelf=self._shelf, pursuit=self._pursuit, trial=trial)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -98,6 +102,7 @@ class Reload:
         self._plan: Plan | None = None
         self._failing = 0  # the release that was wanted when the last error came
         self._began = 0.0
+        self._overdue = 0  # number of the plan of which it was said that no newer one came in time
         self._stopped = 0.0  # when a release failed, or was skipped, that may be tried again
         self.state = ReloadState(state="idle")
         self.policy = Policy()
@@ -118,20 +123,27 @@ class Reload:
     def plan(self, data: bytes) -> None:
         """The plan arrived; empty bytes mean that the broker's copy was cleared."""
         if data:
-            self._tell(lambda: self._take_plan(data), abandon=False)
+            self._hear(self._take_plan, data[: MAX_SIGNED + 1], abandon=False)
 
     def manifest(self, number: int, data: bytes) -> None:
         """A release's manifest arrived."""
-        self._tell(lambda: self._take_manifest(number, data))
+        self._hear(lambda cut: self._take_manifest(number, cut), data[: MAX_SIGNED + 1])
 
     def desired(self, data: bytes) -> None:
         """An exception for this camera arrived; a cleared topic changes nothing, a signed release 0 ends it."""
         if data:
-            self._tell(lambda: self._take_desired(data), abandon=False)
+            self._hear(self._take_desired, data[: MAX_SIGNED + 1], abandon=False)
 
     def chunk(self, sha256: str, index: int, data: bytes) -> None:
         """A retained chunk of a part arrived; empty bytes mean the broker's copy was cleared."""
-        self._tell(lambda: self._take_chunk(sha256, index, data))
+        self._hear(lambda cut: self._take_chunk(sha256, index, cut), data[: MAX_CHUNK + 1])
+
+    def bring(self, pack: PackFile, told: Callable[[bool, str], None]) -> None:
+        """A pack came. told: called once, in the reload thread, with whether it was taken, and what comes of it.
+
+        Its release runs at once where no plan or exception names another one; else it waits on the shelf for its plan.
+        """
+        self._tell(lambda: self._take_pack(pack, told), abandon=False)
 
     def ran_well(self, *, trial: bool = False) -> None:
         """The model in use has run for a while without killing the agent. trial: so has the one beside it."""
@@ -151,6 +163,13 @@ class Reload:
 
     def _tell(self, step: Callable[[], None], *, abandon: bool = True) -> None:
         self._inbox.put(lambda: self._guard(step, abandon=abandon))
+
+    def _hear(self, step: Callable[[bytes], None], data: bytes, *, abandon: bool = True) -> None:
+        """`_tell` for what came from the broker, which nobody need have signed."""
+        if self._inbox.qsize() >= INBOX:
+            self._errors["flood"] += 1
+            return
+        self._tell(lambda: step(data), abandon=abandon)
 
     def _run(self) -> None:
         lower_priority()
@@ -220,22 +239,14 @@ class Reload:
         if left := self._shelf.state.reverted:
             self._set(state="reverted", release=left.release, reason=left.reason)
 
-    def _reader(self) -> Reader:
-        mine = self._settings
-        return Reader(mine.root_key, mine.project, mine.camera, self._clock.utc(), self._clock_trusted())
-
-    def _open(self, data: bytes, payload_type: str, kind: type[B]) -> Opened[B]:
-        """Rules 1 to 5, and the delegation's number; the body's is still to be checked."""
-        opened = open_signed(data, payload_type, kind, self._reader())
-        check_delegation(opened.delegation, self._shelf.state.delegation_floor)
-        return opened
-
     def _take_plan(self, data: bytes) -> None:
-        opened = self._open(data, PLAN_TYPE, Plan)
+        opened = self._trust.open(data, PLAN_TYPE, Plan)
         check_number("plan", opened.body.number, self._shelf.state.plan_floor)
-        self._shelf.raise_floors(plan_floor=opened.body.number, delegation_floor=opened.delegation)
+        self._trust.accept(opened, plan_floor=opened.body.number)
         self._plan = opened.body
         self._take_policy(opened.body.triage)
+        if self.state.state in ("idle", "running"):
+            self._set(reason=self._waiting())
         self._follow()
 
     def _take_policy(self, told: dict[str, Any] | None) -> None:
@@ -252,19 +263,18 @@ class Reload:
         self._changed()
 
     def _take_desired(self, data: bytes) -> None:
-        opened = self._open(data, DESIRED_TYPE, Desired)
+        opened = self._trust.open(data, DESIRED_TYPE, Desired)
         desired = opened.body
         check_number("desired", desired.number, self._shelf.state.desired_floor)
-        self._shelf.change(desired_floor=desired.number, delegation_floor=opened.delegation, desired=desired.release)
+        self._shelf.change(desired=desired.release)
+        self._trust.accept(opened, desired_floor=desired.number)
         self._follow()
 
     def _follow(self) -> None:
         """Go after the release that the exception or the plan names, unless it runs already or failed here."""
-        group = self._plan.group_for(self._settings.camera, self._settings.labels) if self._plan else None
-        exception = self._shelf.state.desired
-        number = exception or (group.release if group else None)
+        group, exception, number = self._group(), self._shelf.state.desired, self._named()
         running = self._engine.running
-        if running is not None and running.release == number:
+        if running is not None and running.release == number and not self._shelf.state.distrusted:
             if not self._pursuit.trying:
                 self._pursuit.drop()
             self._try_beside(group.trial if group and not exception else None)
@@ -294,16 +304,56 @@ class Reload:
             self._set(state="failed", release=number, reason="failed on this camera before and is not tried again")
         return False
 
+    def _group(self) -> Group | None:
+        """The plan's group that holds this camera."""
+        return self._plan.group_for(self._settings.camera, self._settings.labels) if self._plan else None
+
+    def _named(self) -> int | None:
+        """The release that the exception or the plan names."""
+        group = self._group()
+        return self._shelf.state.desired or (group.release if group else None)
+
+    def _take_pack(self, pack: PackFile, told: Callable[[bool, str], None]) -> None:
+        """Check a pack as if it came from the broker and put its parts on the shelf; then it runs, or waits."""
+        try:
+            unsigned = self._settings.packs_unsigned
+            kept = unpack(pack, trust=self._trust, shelf=self._shelf, unsigned=unsigned, variant=self._variant_of)
+        except (HoneError, OSError) as error:
+            told(False, str(error))
+            raise
+        number, running = kept.release, self._engine.running
+        if running is not None and running.release == number:
+            told(True, f"release {number} runs already")
+        elif self._named() not in (None, number):
+            self._shelf.change(brought=kept)
+            log.info("reload: %s", self._waiting())
+            self._set(reason=self._waiting())
+            told(True, self._waiting())
+        else:
+            self._began = self._clock.monotonic()
+            self._pursuit.begin_here(kept)
+            self._set(state="fetching", release=number, percent=0.0, reason="")
+            self._guard(self._advance)
+            failed = self.state.state == "failed"
+            told(not failed, self.state.reason if failed else f"release {number} runs")
+
+    def _waiting(self) -> str:
+        """What is to be said while nothing is wrong: that a pack waits for its plan, or nothing."""
+        brought = self._shelf.state.brought
+        if brought is None:
+            return ""
+        return f"release {brought.release} was brought by a pack and waits for its plan, which names {self._named()}"
+
     def _take_manifest(self, number: int, data: bytes) -> None:
         if not data or not self._pursuit.waits_for(number):
             return
-        opened = self._open(data, RELEASE_TYPE, Manifest)
+        opened = self._trust.open(data, RELEASE_TYPE, Manifest)
         manifest = opened.body
         if manifest.number != number:
             raise ManifestError(f"says {manifest.number} on the topic of {number}", subject="release")
         floor = 0 if self._pursuit.trying else self._shelf.state.floor
         check_number("release", number, floor, frozenset(self._shelf.state.failed))
-        self._shelf.raise_floors(delegation_floor=opened.delegation)
+        self._trust.accept(opened)
         self._pursuit.found(manifest, self._variant_of(manifest.model))
         self._advance()
 
@@ -364,6 +414,7 @@ class Reload:
 
     def _nudge(self) -> None:
         """Nothing came for a while although we wait: ask the hub to publish it anew. After a failure: try again."""
+        self._guard(self._notice_silence, abandon=False)
         self._guard(self._beside.ran_well, abandon=False)
         if self._pursuit.number:
             if self._pursuit.remind():
@@ -375,6 +426,18 @@ class Reload:
             self._stopped = now
             if short or self._failing not in self._shelf.state.failed:
                 self._follow()
+
+    def _notice_silence(self) -> None:
+        """Say once that a plan has expired and no newer one came: the hub signs anew at half time, if it is heard."""
+        plan, reader = self._plan, self._trust.reader()
+        if plan is None or not reader.clock_trusted or plan.expires > reader.now or self._overdue == plan.number:
+            return
+        self._overdue = plan.number
+        raise ExpiredError(
+            f"expired at {plan.expires:%Y-%m-%d %H:%M} UTC, and no newer one came",
+            subject=f"plan {plan.number}",
+            remedy="Is the hub running, and does somebody hold its plans back?",
+        )
 
     # -- a second release, beside the one in use
 

@@ -75,6 +75,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     hub: name of the hub that collects from this camera; empty: whichever serves its site. state: folder for spool and
     models. threads: of the model. report_s: seconds between two reports. clock: "trusted" when the system clock is
     known to be right, "auto" to ask the system. triage_local: this file's `triage` goes before what the plan says.
+    packs: folder into which releases are carried by hand (`hone-hub pack`); empty: none. packs_unsigned: also take
+    packs that nobody signed; for laboratories alone.
     variant: of releases that have an int8 one, from the next release on; "auto": int8 where float takes more than half
     of the time between two frames, see `edge.variant`.
     labels: the camera's own, such as line = "3", by which a rollout may go. trial: "off" to run no second model beside
@@ -96,6 +98,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     mqtt: MqttSettings = MqttSettings()
     triage: TriageSettings = TriageSettings()
     triage_local: bool = False
+    packs: str = ""
+    packs_unsigned: bool = False
     variant: Setting = "auto"
     spool: SpoolSettings = SpoolSettings()
     link: LinkSettings = LinkSettings()
@@ -149,4 +153,6 @@ def read(path: Path) -> EdgeSettings:
     mqtt = msgspec.structs.replace(settings.mqtt, username=settings.mqtt.username or settings.camera, **names)
     if settings.link.thin and mqtt.keepalive == MqttSettings().keepalive:
         mqtt = msgspec.structs.replace(mqtt, keepalive=THIN_KEEPALIVE)
-    return msgspec.structs.replace(settings, capture=capture, state=place(settings.state), mqtt=mqtt)
+    return msgspec.structs.replace(
+        settings, capture=capture, state=place(settings.state), packs=place(settings.packs), mqtt=mqtt
+    )

@@ -5,7 +5,8 @@ that was started MAX_STARTS times without ever being good is left for the one be
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     failed: release numbers that are not tried again. starts: of `current` since it was last known to be good. trying:
     the release that is being loaded for the first time, and how often it was begun; 0 when none is. good: the release
     that once ran well; power cuts later do not speak against it. triage: of the last plan that could be
-    followed, as it came. trial: the last release that was tried beside another one, and trial_starts: how often since
-    it was last known to be good. reverted: the release that was left last, until another one is adopted.
-    speeds: variant -> median ms of a prediction when it last ran, see `edge.variant`.
+    followed, as it came. keys: public keys of the last delegation accepted. signed: the latest time at which something
+    accepted was signed. distrusted: `current` was signed by a key that has been taken back since. brought: a release
+    that a pack brought and that waits for its plan. trial: the last release that was tried beside another one, and
+    trial_starts: how often since it was last known to be good. reverted: the release that was left last, until another
+    one is adopted. speeds: variant -> median ms of a prediction when it last ran, see `edge.variant`.
     """
 
     floor: int = 0
@@ -61,6 +64,10 @@ class ShelfState(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
     good: int = 0
     triage: dict[str, Any] | None = None
+    keys: tuple[str, ...] = ()
+    signed: datetime = datetime.fromtimestamp(0, UTC)
+    distrusted: bool = False
+    brought: Kept | None = None
     trial: Kept | None = None
     trial_starts: int = 0
     reverted: Reverted | None = None
@@ -98,10 +105,21 @@ class Shelf:
         self.state = msgspec.structs.replace(self.state, **fields)
         write_atomic(self._file, msgspec.json.encode(self.state))
 
-    def raise_floors(self, **floors: int) -> None:
-        """Remember numbers that were accepted, durably; nothing is written where none of them has grown."""
-        if any(number > getattr(self.state, name) for name, number in floors.items()):
-            self.change(**floors)
+    def raise_floors(self, **floors: int | datetime) -> None:
+        """Remember numbers and times that were accepted, durably; nothing is written where none of them has grown."""
+        grown = {name: one for name, one in floors.items() if one > getattr(self.state, name)}
+        if grown:
+            self.change(**grown)
+
+    def take_back(self, delegation: int, keys: tuple[str, ...]) -> None:
+        """Forget all that was signed by keys which `delegation` no longer names; the model in use stays until another
+        one comes, and is not gone back to.
+        """
+        state = self.state
+        self.state = ShelfState(
+            current=state.current, starts=state.starts, triage=state.triage, distrusted=state.current is not None
+        )
+        self.change(delegation_floor=delegation, keys=keys)
 
     def has(self, part: PartSpec) -> bool:
         """Whether a part is whole on disk; a damaged one is removed."""
@@ -156,10 +174,11 @@ class Shelf:
         """
         state = self.state
         before = state.current if state.current and state.current.release != kept.release else None
+        previous = None if state.distrusted else before or state.previous
         trial = state.trial if state.trial and state.trial.release > kept.release else None
-        self.change(
-            current=kept, previous=before or state.previous, trial=trial, reverted=None, starts=0, trying=0, tries=0
-        )
+        brought = state.brought if state.brought and state.brought.release > kept.release else None
+        fresh = {"starts": 0, "trying": 0, "tries": 0, "reverted": None, "distrusted": False}
+        self.change(current=kept, previous=previous, trial=trial, brought=brought, **fresh)
         self.sweep()
 
     def find(self, release: int) -> Kept | None:
@@ -188,10 +207,11 @@ class Shelf:
         if self.state.trial_starts:
             self.change(trial_starts=0)
 
-    def sweep(self) -> None:
-        """Delete the parts of releases that are not in use, gone back to or tried."""
-        kept = (self.state.current, self.state.previous, self.state.trial)
+    def sweep(self, wanted: Iterable[PartSpec] = ()) -> None:
+        """Delete the parts of releases that are not in use, gone back to, tried, brought or wanted."""
+        kept = (self.state.current, self.state.previous, self.state.trial, self.state.brought)
         used = {part.sha256 for one in kept if one is not None for part in one.model.parts(one.variant).values()}
+        used |= {one.sha256 for one in wanted}
         for path in self._parts.iterdir():
             if path.name not in used:
                 path.unlink()

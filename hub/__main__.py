@@ -384,10 +384,37 @@ def _keys(arguments: argparse.Namespace) -> int:
     from hub.settings import find_config, read
 
     folder = read(find_config(arguments.config)).state_folder / "keys"
-    if not (folder / keys.DELEGATION).exists():
+    if arguments.rotate or arguments.revoke:
+        made = keys.change(
+            folder,
+            arguments.root or folder / keys.ROOT,
+            SystemClock(),
+            rotate=arguments.rotate,
+            revoke=arguments.revoke,
+        )
+        _say(f"delegation {made.number} names {' and '.join(made.delegated)}; this hub signs with {made.delegated[0]}")
+        if (folder / keys.ROOT).exists():
+            _say(f"move {folder / keys.ROOT} to a safe place offline")
+    elif not (folder / keys.DELEGATION).exists():
         keys.make(folder, SystemClock())
         _say(f"made keys in {folder}; move {keys.ROOT} to a safe place offline")
     _say(f'root_key = "{keys.load(folder).root_public}"')
+    return 0
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from hub.packing import write_pack
+    from hub.policies import Policies
+    from hub.settings import find_config, read
+    from hub.store import open_store
+
+    file, clock = read(find_config(arguments.config)), SystemClock()
+    with closing(open_store(file)) as store:
+        settings = Policies(file, store, clock).now()
+        days, signed = settings.rollout.days, not arguments.unsigned
+        size = write_pack(settings, store, arguments.release, arguments.out, clock, days=days, signed=signed)
+    how = f"signed, good for {days} days" if signed else "NOT signed: cameras take it only with packs_unsigned"
+    _say(f"release {arguments.release} written to {arguments.out}, {size} bytes, {how}")
     return 0
 
 
@@ -499,7 +526,14 @@ def _parser() -> argparse.ArgumentParser:
     data = add("export-data", _export_data, "write all labelled images with their labels into an empty folder")
     data.add_argument("folder", type=Path)
     data.add_argument("--format", choices=formats, required=True, help="as other programs read it")
-    add("keys", _keys, "make the hub's keys if there are none, and print the root key for the cameras")
+    pack = add("pack", _pack, "write a release as one file, to be carried to cameras by hand")
+    pack.add_argument("release", type=int, help="number of the release")
+    pack.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file to write")
+    pack.add_argument("--unsigned", action="store_true", help="leave the signature out; for laboratories")
+    made = add("keys", _keys, "make the hub's keys if there are none, and print the root key for the cameras")
+    made.add_argument("--rotate", action="store_true", help="make a new release key; the one before stays delegated")
+    made.add_argument("--revoke", action="store_true", help="let no other key sign than this hub's release key")
+    made.add_argument("--root", type=Path, metavar="FILE", help="the root key (default: root.pem among the keys)")
     broker = add("broker", _broker, "write a mosquitto configuration with an account per camera", config=False)
     broker.add_argument("--folder", type=Path, default=Path("broker"), help="where to (default: broker)")
     broker.add_argument("--camera", action="append", default=[], metavar="SITE/NAME", help="a camera; repeat it")

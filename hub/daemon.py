@@ -71,7 +71,8 @@ class Daemon:
         self._clock = clock
         self._project = settings.project.name
         self._errors: Counter[str] = Counter()
-        self._keys = keys.load(settings.state_folder / "keys")
+        self._key_folder = settings.state_folder / "keys"
+        self._keys_of = keys.changed_at(self._key_folder)
         will = (topics.hub_status(settings.name), encode(HubStatus(online=False)))
         self._bus = PahoBus(settings.mqtt, client_id=f"hone/hub/{settings.name}", will=will)
         self._registry = Registry(store, clock)
@@ -82,7 +83,7 @@ class Daemon:
         self._rollouts = Rollouts(
             store,
             self._project,
-            self._keys,
+            keys.load(self._key_folder),
             self._registry,
             clock,
             settings=self._policies.now,
@@ -221,6 +222,7 @@ class Daemon:
                 self._retrain,
                 self._release_better,
                 self._mind_the_epoch,
+                self._mind_the_keys,
                 self._roll_out,
                 self._fetch,
                 self._expire,
@@ -288,6 +290,15 @@ class Daemon:
         if self._epoch and now != self._epoch:
             self._restored = True
         self._epoch = now
+
+    def _mind_the_keys(self) -> None:
+        """`hone-hub keys` may rotate or revoke while we run: what is in use is signed anew then, see `_roll_out`."""
+        changed = keys.changed_at(self._key_folder)
+        if changed not in (0, self._keys_of):
+            found = keys.load(self._key_folder)
+            self._rollouts.use(found)
+            self._keys_of = changed
+            log.warning("delegation %d is in force, of key %s", found.number, found.delegated[0])
 
     def _roll_out(self) -> None:
         """Move the rollout on; nothing moves while the fleet is out of sight."""

@@ -6,12 +6,13 @@ An exemption that was ended stays on its topic as release 0, since a camera reme
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import msgspec
 from sqlmodel import Session, col, select
 
 from hub.keys import Keys
 from hub.tables import Camera, Exemption, Release
 from shared.errors import RolloutError
-from shared.manifest import DESIRED_TYPE, Desired, seal
+from shared.manifest import DESIRED_TYPE, Desired, Signed, seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,13 @@ def make(session: Session, project: str, keys: Keys, wish: Wish, *, now: datetim
 
 
 def keep(session: Session, project: str, keys: Keys, *, now: datetime, days: int, restored: bool) -> bool:
-    """Sign anew, at half time and after a restore, in the caller's transaction; whether there was any to sign."""
+    """Sign anew, at half time, after a restore and under another delegation; whether there was any to sign.
+
+    In the caller's transaction.
+    """
     rows = session.exec(select(Exemption).where(Exemption.project == project)).all()
-    stale = [one for one in rows if restored or one.expires_at - now < timedelta(days=days) / 2]
+    half = now + timedelta(days=days) / 2
+    stale = [one for one in rows if restored or one.expires_at < half or not _under(one.envelope, keys)]
     for one in stale:
         _sign(one, keys, now, days)
         session.add(one)
@@ -60,6 +65,10 @@ def numbers(session: Session, project: str) -> list[int]:
     """The releases that exemptions name."""
     rows = select(Exemption.release).where(Exemption.project == project, col(Exemption.release) > 0)
     return list(session.exec(rows))
+
+
+def _under(envelope: bytes, keys: Keys) -> bool:
+    return bool(msgspec.json.decode(envelope, type=Signed).delegation == keys.delegation)
 
 
 def _sign(row: Exemption, keys: Keys, now: datetime, days: int) -> None:

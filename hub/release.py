@@ -43,6 +43,8 @@ INT8 = "int8 "
 """Before the names of parts of the int8 variant, in a run's row."""
 IN_FLIGHT = 1 << 20
 """Bytes of retained chunks that the broker may owe us an acknowledgement for."""
+MAX_SEEN = 500_000_000
+"""Numbers above that which cameras report are a thief's: no hub gets there, and cameras forget them with his key."""
 MAX_WANTED = 10_000
 """Ranges of missing chunks that wait to be published again; a camera whose wish came beyond that asks again."""
 
@@ -100,7 +102,7 @@ def create(
     The number is above every one ever used and above every one that a camera reports (after a restore from backup).
     """
     project = run.project
-    seen = session.exec(select(func.max(Camera.floor)).where(Camera.project == project)).one() or 0
+    seen = _seen(session, project, Camera.floor)
     number = next_number(session, f"release/{project}", above=seen)
     before = session.exec(
         select(Release).where(Release.project == project).order_by(col(Release.number).desc())
@@ -138,11 +140,20 @@ def create(
 
 def renew(release: Release, keys: Keys, *, now: datetime, days: int) -> None:
     """Sign a release anew with a later expiry, under the same number; the row belongs to the caller's transaction."""
-    signed = msgspec.json.decode(release.envelope, type=Signed)
-    old = msgspec.json.decode(b64decode(signed.body["payload"]), type=Manifest)
     release.expires_at = now + timedelta(days=days)
-    manifest = msgspec.structs.replace(old, expires=release.expires_at)
-    release.envelope = seal(manifest, RELEASE_TYPE, keys.signer, keys.delegation)
+    release.envelope = signed_until(release, keys, release.expires_at)
+
+
+def manifest_of(release: Release) -> Manifest:
+    """The manifest that was signed for a release."""
+    signed = msgspec.json.decode(release.envelope, type=Signed)
+    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Manifest)
+
+
+def signed_until(release: Release, keys: Keys, expires: datetime) -> bytes:
+    """A release's manifest signed anew, with another expiry and nothing else changed."""
+    manifest = msgspec.structs.replace(manifest_of(release), expires=expires)
+    return seal(manifest, RELEASE_TYPE, keys.signer, keys.delegation)
 
 
 def sign_plan(
@@ -159,7 +170,7 @@ def sign_plan(
 
     triage: what all cameras of the project follow; None: each its own.
     """
-    number = next_number(session, f"plan/{rollout.project}", above=_seen_plans(session, rollout.project))
+    number = next_number(session, f"plan/{rollout.project}", above=_seen(session, rollout.project, Camera.plan_floor))
     plan = Plan(
         number=number,
         created=now,
@@ -188,7 +199,7 @@ def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
 
     After a restore from a backup a camera may have accepted a higher number, or a newer delegation.
     """
-    seen = _seen_plans(session, rollout.project)
+    seen = _seen(session, rollout.project, Camera.plan_floor)
     if seen > rollout.plan_number:
         return f"a camera has accepted plan {seen}"
     if rollout.plan and msgspec.json.decode(rollout.plan, type=Signed).delegation != keys.delegation:
@@ -196,9 +207,10 @@ def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
     return ""
 
 
-def _seen_plans(session: Session, project: str) -> int:
-    """The highest plan number that a camera reports."""
-    return session.exec(select(func.max(Camera.plan_floor)).where(Camera.project == project)).one() or 0
+def _seen(session: Session, project: str, floor: int) -> int:
+    """The highest number that a camera reports in a column of Camera, up to MAX_SEEN."""
+    reported = select(func.max(floor)).where(Camera.project == project, col(floor) <= MAX_SEEN)
+    return session.exec(reported).one() or 0
 
 
 class Publisher:

@@ -57,6 +57,10 @@ class Rollouts:
         self._settings = settings
         self._changed = changed
 
+    def use(self, keys: Keys) -> None:
+        """Sign with these keys from now on; `look` signs anew what is in use."""
+        self._keys = keys
+
     def release(self, run: Run, note: str, *, start: bool = True) -> int:
         """Number and sign a run's model, and have it wait for its turn; start: without an operator's word."""
         model = release.model_of(run, self._store)

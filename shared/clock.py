@@ -4,6 +4,9 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+BUILT = datetime(2026, 3, 1, tzinfo=UTC)
+"""A time that has passed wherever this code runs: to be raised with each version."""
+
 
 class Clock(Protocol):
     """UTC for people and records, monotonic seconds for timers."""

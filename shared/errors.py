@@ -15,6 +15,7 @@
     │   ├── OldReleaseError  a number that was passed already
     │   ├── ExpiredError     accepted too late
     │   └── ScopeError       meant for another project or camera
+    ├── PackError            a file that is no model pack
     ├── ModelError           a model part that cannot be used
     │   ├── PartError        missing, damaged, or does not load
     │   └── GoldenError      loads, but does not compute what the hub computed
@@ -111,6 +112,10 @@ class ExpiredError(ManifestError):
 
 class ScopeError(ManifestError):
     """Meant for another project or camera."""
+
+
+class PackError(HoneError):
+    """A file that is no model pack."""
 
 
 class ModelError(HoneError):

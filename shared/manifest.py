@@ -9,12 +9,14 @@ The rules, in this order:
 5. Neither has expired. Judged only here, on acceptance, and only when the clock can be trusted.
 6. Numbers only grow: a lower release, plan or delegation than one accepted before is refused; so is a release under
    the number of one that was left because it failed.
+7. A newer delegation that names none of the keys of the one before takes back what those keys signed: their numbers
+   do not count any more. Who stole one may have raised them to the highest there is.
 
 Source of the envelope: DSSE v1 (in-toto), of the rules: TUF 1.0, sections 5.3 to 5.6, as far as they apply.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -37,6 +39,9 @@ RELEASE_TYPE = "application/vnd.hone.release+json"
 PLAN_TYPE = "application/vnd.hone.plan+json"
 DESIRED_TYPE = "application/vnd.hone.desired+json"
 MAX_PART = 256 * 1024 * 1024
+MAX_CHUNK = 1 << 20
+MAX_NUMBER = 999_999_999
+"""No plan and no release has a higher number: a camera could not report it."""
 NOBODY = "-"
 """In a group's `cameras`: no camera has this name."""
 
@@ -57,7 +62,7 @@ class PartSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=1, le=MAX_PART)]
-    chunk_size: Annotated[int, Meta(ge=256, le=1 << 20)] = 65536
+    chunk_size: Annotated[int, Meta(ge=256, le=MAX_CHUNK)] = 65536
     packed: Packed | None = None
 
     def travelling(self) -> "PartSpec":
@@ -160,6 +165,7 @@ class Delegation(_Dated, frozen=True, kw_only=True):
 class Manifest(_Dated, frozen=True, kw_only=True):
     """A release: a number that only grows and the model under it. replaces: the number it was compared with."""
 
+    number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
     project: Name
     model: ModelSpec
     replaces: Count = 0
@@ -212,6 +218,7 @@ class Plan(_Dated, frozen=True, kw_only=True):
     goes by its own settings. Read apart, by `from_wire`: what a camera cannot follow must not keep it from its release.
     """
 
+    number: Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
     project: Name
     stage: str
     groups: list[Group]
@@ -269,10 +276,11 @@ B = TypeVar("B", bound=_Dated)
 
 @dataclass(frozen=True, slots=True)
 class Opened(Generic[B]):
-    """What passed rules 1 to 5. delegation: number of the one under which the body was signed."""
+    """What passed rules 1 to 5. delegation, keys: number and public keys of the one under which it was signed."""
 
     body: B
     delegation: int
+    keys: tuple[str, ...]
 
 
 def key_id(public: str) -> str:
@@ -309,21 +317,45 @@ def open_signed(data: bytes, payload_type: str, kind: type[B], reader: Reader) -
         raise ManifestError(f"is not a signed message ({error})", subject=what) from error
     delegation = _open(signed.delegation, DELEGATION_TYPE, Delegation, {key_id(reader.root): reader.root})
     body = _open(signed.body, payload_type, kind, delegation.keys)
+    _check_meant(body, what, reader)
+    _check_fresh([(delegation, "delegation"), (body, what)], reader)
+    return Opened(body, delegation.number, tuple(sorted(delegation.keys.values())))
+
+
+def open_unsigned(data: bytes, kind: type[B], reader: Reader) -> B:
+    """Apply rules 1, 4 and 5 to a body that nobody signed; only where that was asked for. ManifestError."""
+    what = kind.__name__.lower()
+    if len(data) > MAX_SIGNED:
+        raise ManifestError(f"has {len(data)} bytes, {MAX_SIGNED} are allowed", subject=what)
+    try:
+        body = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(str(error), subject=what) from error
+    _check_meant(body, what, reader)
+    _check_fresh([(body, what)], reader)
+    return body
+
+
+def _check_meant(body: _Dated, what: str, reader: Reader) -> None:
+    """Rule 4."""
     project = getattr(body, "project", reader.project)
     if project != reader.project:
         raise ScopeError(f"is for project {project}, this camera serves {reader.project}", subject=what)
     camera = getattr(body, "camera", reader.camera)
     if camera != reader.camera:
         raise ScopeError(f"is for camera {camera}, this is {reader.camera}", subject=what)
+
+
+def _check_fresh(all_dated: Sequence[tuple[_Dated, str]], reader: Reader) -> None:
+    """Rule 5."""
     if reader.clock_trusted:
-        for dated, name in ((delegation, "delegation"), (body, what)):
+        for dated, name in all_dated:
             if dated.expires <= reader.now:
                 raise ExpiredError(
                     f"expired at {dated.expires:%Y-%m-%d %H:%M} UTC",
                     subject=f"{name} {dated.number}",
                     remedy="Have the hub sign it again, or check this machine's clock",
                 )
-    return Opened(body, delegation.number)
 
 
 def check_delegation(number: int, floor: int) -> None:
@@ -334,6 +366,11 @@ def check_delegation(number: int, floor: int) -> None:
             subject=f"delegation {number}",
             remedy="Have the hub sign under its present delegation",
         )
+
+
+def taken_back(before: Collection[str], now: Collection[str]) -> bool:
+    """Rule 7: whether a newer delegation's keys leave none of the public keys `before`, where any are known."""
+    return bool(before) and not set(before) & set(now)
 
 
 def check_number(what: str, number: int, floor: int, failed: frozenset[int] = frozenset()) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from shared.litert import Interpreter
 from tests.fakes.clock import FakeClock
 from tests.fakes.mosquitto import Mosquitto
 
@@ -13,6 +15,11 @@ settings.register_profile(
     "hone", deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("hone")
+
+
+def pytest_report_header() -> str:
+    """Which of the two runtimes runs the models."""
+    return f"runtime: {Interpreter.__module__}, numpy {np.__version__}"
 
 
 @pytest.fixture

@@ -296,6 +296,16 @@ def test_the_signed_example_verifies() -> None:
     assert f"DSSEv1 {len(manifest.PLAN_TYPE)} {manifest.PLAN_TYPE} {len(payload)} {payload[:18].decode()}" in text
 
 
+# ----------------------------------------------------------------------------------------------- attacks
+
+
+def test_every_attack_is_told_with_its_test() -> None:
+    source = (ROOT / "tests/edge/reload/test_attacks.py").read_text(encoding="utf-8")
+    tests = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
+    told = re.findall(r"`(test_\w+)`", (ROOT / "docs/security.md").read_text(encoding="utf-8"))
+    assert sorted(told) == sorted(tests)
+
+
 # ----------------------------------------------------------------------------------------------- settings
 
 

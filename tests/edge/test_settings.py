@@ -23,6 +23,7 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     assert (settings.camera, settings.project, settings.hub) == ("site/cam-1", "cells", "")
     assert settings.state_folder == tmp_path / "state"
     assert settings.capture.source == str(tmp_path / "pictures")
+    assert (settings.packs, settings.packs_unsigned) == ("", False)
     assert (settings.mqtt.username, settings.mqtt.password_file) == ("site/cam-1", "")
     assert (settings.spool.limit_mb, settings.spool.keep_hours) == (512, 24.0)
 
@@ -30,8 +31,9 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
 def test_relative_to_the_file_not_to_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     more = '[mqtt]\npassword_file = "secret"\nca = "/etc/ca.pem"\nusername = "other"\n'
-    settings = read(write(tmp_path, HEAD + 'state = "s"\nhub = "plant-2"\n' + CAPTURE + more))
+    settings = read(write(tmp_path, HEAD + 'state = "s"\nhub = "plant-2"\npacks = "p"\n' + CAPTURE + more))
     assert settings.state_folder == tmp_path / "s"
+    assert settings.packs == str(tmp_path / "p")
     assert settings.mqtt.password_file == str(tmp_path / "secret")
     assert settings.mqtt.ca == "/etc/ca.pem"
     assert settings.mqtt.username == "other"

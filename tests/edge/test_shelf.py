@@ -172,6 +172,27 @@ def test_power_cuts_do_not_speak_against_a_release_that_once_ran_well(tmp_path: 
     assert Shelf(tmp_path).state.failed == []
 
 
+def test_of_several_floors_only_those_rise_that_have_grown(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.raise_floors(plan_floor=5, delegation_floor=7)
+    shelf.raise_floors(plan_floor=6, delegation_floor=3)
+    assert (shelf.state.plan_floor, shelf.state.delegation_floor) == (6, 7)
+
+
+def test_sweeping_keeps_what_is_in_use_brought_or_wanted(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.adopt(kept(shelf, 1, OLD))
+    shelf.change(brought=kept(shelf, 3, OTHER))
+    for data in (b"wanted", b"failed"):
+        shelf.write(part(data), data)
+    shelf.sweep([part(b"wanted")])
+    assert names(tmp_path) == {part(one).sha256 for one in (*OLD.blobs(), *OTHER.blobs(), b"wanted")}
+    shelf.adopt(kept(shelf, 2, NEW))
+    assert shelf.state.brought is not None, "it waits still"
+    shelf.adopt(Kept(release=3, model=OTHER.spec()))
+    assert shelf.state.brought is None
+
+
 def test_one_that_is_left_is_remembered_until_another_is_adopted(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.adopt(kept(shelf, 1, OLD))

@@ -312,6 +312,8 @@ class Registry:
     exceptions: int = 0
     delegation: int = 1
     chunk_size: int = PART_CHUNK
+    pair: hub_keys.Keys | None = None
+    """What to sign with; None: the folder's key, under a delegation made for each message."""
 
     @property
     def root(self) -> str:
@@ -374,6 +376,8 @@ class Registry:
     def _seal(self, kind: type, payload_type: str, number: int, **fields: object) -> bytes:
         keys, now = _keys(self.folder), self.clock.utc()
         body = kind(**{"number": number, "created": now, "expires": now + timedelta(days=30), **fields})
+        if self.pair is not None:
+            return seal(body, payload_type, self.pair.signer, self.pair.delegation)
         delegation = Delegation(
             number=self.delegation,
             created=now,

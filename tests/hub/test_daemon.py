@@ -8,8 +8,6 @@ from datetime import timedelta
 import msgspec
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from securesystemslib.signer import CryptoSigner
 from sqlmodel import delete, select
 
 from hub import backup, drift, keys, previews, settings, watch
@@ -25,17 +23,13 @@ from shared.clock import SystemClock
 from shared.errors import ConfigError, RolloutError, TrainError
 from shared.files import sha256_hex
 from shared.manifest import (
-    DELEGATION_TYPE,
+    MAX_NUMBER,
     PLAN_TYPE,
     RELEASE_TYPE,
-    Delegation,
     Manifest,
     Plan,
     Reader,
-    key_id,
     open_signed,
-    public_hex,
-    sign,
 )
 from shared.messages import HubStatus, Reply, Rival, Status, TrialState, Want, decode, encode
 from shared.mqtt import PahoBus
@@ -537,29 +531,47 @@ def test_a_plan_below_what_a_camera_accepted_is_signed_anew(scene):
     assert one.rows(Rollout)[-1].plan_number == 42
 
 
-def test_under_a_new_delegation_all_that_is_in_use_is_signed_anew(scene):
+@pytest.mark.parametrize("running", [True, False], ids=["while it runs", "while it is stopped"])
+def test_under_a_new_delegation_all_that_is_in_use_is_signed_anew(scene, running):
     one = scene()
     one.watch()
     one.start().release_run(one.finished_run(b"head"), "")
     until(one.plan, "the plan")
-    one.daemon.stop()
-    old = keys.load(one.keys)
-    root = CryptoSigner(load_pem_private_key((one.keys / keys.ROOT).read_bytes(), None))
-    root.public_key.keyid = key_id(old.root_public)
-    now, signer = SystemClock().utc(), old.signer
-    newer = Delegation(
-        number=2, created=now, expires=now + timedelta(days=9), keys={key_id(public_hex(signer)): public_hex(signer)}
-    )
-    record = {"root": old.root_public, "delegation": sign(newer, DELEGATION_TYPE, root)}
-    (one.keys / keys.DELEGATION).write_bytes(msgspec.json.encode(record))
-    one.start()
+    first = one.plan().number
+    if not running:
+        one.daemon.stop()
+    number = keys.change(one.keys, one.keys / keys.ROOT, SystemClock(), rotate=True, revoke=True).number
+    if not running:
+        one.start()
 
     def under(topic, payload_type, kind):
         return open_signed(one.latest(topic), payload_type, kind, one.reader()).delegation
 
-    until(lambda: under(topics.plan("cells"), PLAN_TYPE, Plan) == 2, "the plan under the new one")
-    assert under(topics.release("cells", 1), RELEASE_TYPE, Manifest) == 2
-    assert one.plan().number == 2
+    until(lambda: under(topics.plan("cells"), PLAN_TYPE, Plan) == number, "the plan under the new one")
+    assert under(topics.release("cells", 1), RELEASE_TYPE, Manifest) == number
+    assert one.plan().number == first + 1
+
+
+def test_a_thiefs_highest_numbers_do_not_end_the_hubs(scene):
+    """Cameras report them until they hear of the new delegation."""
+    one = scene()
+    one.watch()
+    daemon = one.start()
+    daemon.release_run(one.finished_run(b"head"), "")
+    until(one.plan, "the plan")
+    first = one.plan().number
+    report = msgspec.structs.replace(reported(1), floor=MAX_NUMBER, plan_floor=MAX_NUMBER)
+    one.camera.publish(topics.reported(CAMERA), encode(report), retain=True)
+
+    def floor():
+        with one.store.read() as session:
+            return session.exec(select(Camera.plan_floor)).all()
+
+    until(lambda: floor() == [MAX_NUMBER], "the report")
+    for _ in range(3):
+        daemon._roll_out()
+    assert one.plan().number == first, "no plan would be high enough"
+    assert daemon.release_run(one.finished_run(b"head 2"), "") == 2
 
 
 def test_a_release_whose_part_is_lost_is_refused_and_the_loop_lives(scene):

@@ -31,6 +31,7 @@ COMMANDS = {
     "release": "through the running hub",
     "card": "what it is for, learned from",
     "export-model": "for people without Hone",
+    "pack": "carried to cameras by hand",
     "settings": "a running hub follows at once",
     "fsck": "every row has its blob",
     "backup": "while the hub runs",
@@ -200,6 +201,23 @@ def test_keys_are_made_once_and_shown_each_time(capsys, config):
     [root] = re.findall(r'root_key = "([0-9a-f]{64})"', first)
     assert again == f'root_key = "{root}"\n'
     assert keys.load(read(config).state_folder / "keys").root_public == root
+
+
+def test_keys_are_rotated_with_the_root_key(capsys, tmp_path, config):
+    folder = read(config).state_folder / "keys"
+    assert main(["keys", "--config", str(config)]) == 0
+    root = keys.load(folder).root_public
+    (folder / keys.ROOT).rename(tmp_path / "stick.pem")
+    capsys.readouterr()
+    assert main(["keys", "--config", str(config), "--rotate"]) == 1
+    assert "root.pem: keys cannot be read" in one_line(capsys)
+    assert main(["keys", "--config", str(config), "--rotate", "--revoke", "--root", str(tmp_path / "stick.pem")]) == 0
+    told = capsys.readouterr().out
+    now = keys.load(folder)
+    assert told.splitlines() == [
+        f"delegation {now.number} names {now.delegated[0]}; this hub signs with {now.delegated[0]}",
+        f'root_key = "{root}"',
+    ]
 
 
 def test_broker_writes_an_account_for_each(capsys, tmp_path):

@@ -35,9 +35,11 @@ from shared.manifest import (
     check_number,
     key_id,
     open_signed,
+    open_unsigned,
     public_hex,
     seal,
     sign,
+    taken_back,
 )
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -342,6 +344,42 @@ def test_a_number_that_failed_is_not_tried_again() -> None:
     check_number("release", 8, 7, frozenset({7}))
     with pytest.raises(OldReleaseError, match=r"^release 7: failed"):
         check_number("release", 7, 7, frozenset({7}))
+
+
+@pytest.mark.parametrize("number", [0, -1, manifest.MAX_NUMBER + 1, 2**53])
+def test_a_number_that_could_not_be_reported_is_refused(number: int) -> None:
+    with pytest.raises(ManifestError):
+        opened(seal(msgspec.structs.replace(MANIFEST, number=number), RELEASE_TYPE, RELEASE, DELEGATION))
+
+
+# ------------------------------------------------------------------------------------ rule 7
+
+
+def test_keys_are_taken_back_when_none_is_left() -> None:
+    assert open_signed(GOOD, RELEASE_TYPE, Manifest, READER).keys == (public_hex(RELEASE),)
+    both = seal(MANIFEST, RELEASE_TYPE, RELEASE, delegate(RELEASE, STRANGER))
+    assert set(open_signed(both, RELEASE_TYPE, Manifest, READER).keys) == {public_hex(RELEASE), public_hex(STRANGER)}
+    assert taken_back(("a", "b"), ("c",))
+    assert not taken_back(("a", "b"), ("b", "c"))
+    assert not taken_back((), ("c",)), "nothing was known before"
+
+
+# ------------------------------------------------------------------------------------ nobody signed
+
+
+def test_unsigned_ones_pass_the_rules_that_are_left() -> None:
+    bare = msgspec.json.encode(MANIFEST)
+    assert open_unsigned(bare, Manifest, READER) == MANIFEST
+    for data, reader, kind in (
+        (bare, other(project="bottles"), ScopeError),
+        (bare, other(now=LATER), ExpiredError),
+        (bare + b" " * manifest.MAX_SIGNED, READER, ManifestError),
+        (GOOD, READER, ManifestError),
+        (b"[" * 5000, READER, ManifestError),
+        (b"\xff", READER, ManifestError),
+    ):
+        with pytest.raises(kind):
+            open_unsigned(data, Manifest, reader)
 
 
 # ------------------------------------------------------------------------------------ the plan
