@@ -241,7 +241,8 @@ class Rollouts:
         plan = release.plan_of(target)
         numbers = [target.release, target.previous, *exemptions.numbers(session, self._project)]
         named = select(Release).where(Release.project == self._project, col(Release.number).in_(numbers))
-        stale = [one for one in session.exec(named) if why or one.expires_at < soon]
+        found = session.exec(named).all()
+        stale = [one for one in found if why or one.expires_at < soon or not release.under(one.envelope, self._keys)]
         for row in stale:
             release.renew(row, self._keys, now=now, days=days)
             session.add(row)

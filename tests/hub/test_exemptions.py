@@ -83,8 +83,8 @@ def test_an_ended_exemption_stays_as_release_0_since_a_camera_remembers_the_last
 
 def test_numbers_grow_also_within_a_second_and_over_a_restore(fleet):
     numbers = []
-    for release in (2, 1, 2):
-        exempt(fleet, release)
+    for number in (2, 1, 2):
+        exempt(fleet, number)
         numbers.append(desired(fleet).number)
     assert numbers == sorted(set(numbers))
     with fleet.store.write() as session:  # as a backup of long ago, that knows nothing of these

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 from sqlmodel import delete, select
 
-from hub import keys, rollouts
+from hub import keys, release, rollouts
 from hub.progress import Progress
 from hub.tables import Release, Rollout, Run, Trial
 from shared.errors import RolloutError
@@ -334,8 +334,8 @@ def test_an_exempted_camera_does_not_hold_up_the_fleet(going):
     going.rollouts.exempt("site/c", 1, "a line of its own", "Mira")
     for _ in range(2):
         going.rollouts.promote()
-    for name, release in (("a", 2), ("b", 2), ("c", 1)):
-        going.say(name, release)
+    for name, number in (("a", 2), ("b", 2), ("c", 1)):
+        going.say(name, number)
     assert going.look().stage == "done"
 
 
@@ -419,6 +419,22 @@ def test_a_draft_that_waited_long_is_signed_anew_when_it_begins(settings, store,
     fleet.look()
     assert fleet.releases()[1].expires_at > fleet.clock.utc() + timedelta(days=9)
     assert fleet.published > before
+
+
+def test_a_draft_that_was_signed_under_another_delegation_is_signed_anew_when_it_begins(fleet):
+    fleet.first("a")
+    fleet.release(b"head 2", start=False)
+    keys.change(fleet.keys, fleet.keys / keys.ROOT, fleet.clock, rotate=True, revoke=True)
+    fleet.begin()
+    fleet.say("a", 1)
+    fleet.look()  # the plan and what it names are signed anew; the draft is not named yet
+    before = fleet.releases()[1].envelope
+    fleet.rollouts.resume()
+    fleet.look()
+    now = keys.load(fleet.keys)
+    assert fleet.at()[:2] == (2, "shadow")
+    assert fleet.releases()[1].envelope != before
+    assert all(release.under(one.envelope, now) for one in fleet.releases())
 
 
 def test_after_a_restore_everything_is_signed_anew(going):
