@@ -306,9 +306,9 @@ def _skew(one: Complete) -> list[dict[str, object]]:
 
 
 def _pair(one: Complete) -> list[dict[str, object]]:
-    """What the two models of a trial said of an image; none where there was one model."""
+    """What the two models of a trial said of an image; none where there was one model, or both said the same."""
     event, rival = one.event, one.event.rival
-    if rival is None:
+    if rival is None or rival.label == event.label:
         return []
     said = {"release": event.release, "label": event.label, "other": rival.release, "other_label": rival.label}
     place = {"trial": rival.trial, "number": rival.number}

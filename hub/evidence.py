@@ -7,6 +7,10 @@ depends on what came before it alone, so what it holds is a random sample like a
 
 A window is told by a camera's own counts, frames and differences, at its begin and end; an image says which difference
 it is. So every difference of a window is known, also one whose image never came: it stays open.
+
+Answers count in the order in which the images came: what an operator answers before an older one that waits is open
+until that is answered, too. Else whoever answers all images of one class first, or many at once, would make an equal
+model look worse, since the proof of harm may be looked at after every answer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
+import sqlalchemy
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, col, select
 
@@ -22,16 +27,24 @@ from hub.progress import Progress
 from hub.seen import Evidence, TrialView
 from hub.settings import RolloutSettings
 from hub.split import share_of
-from hub.tables import Camera, Image, Pair, Rollout, Trial
+from hub.tables import Camera, Image, Pair, Rollout, Trial, table_of
 from shared.messages import TrialState
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A frame that is evidence, and what has become of it. counted: its camera has reported that many."""
+    """A frame that is evidence, and what has become of it. new, old: what the two models say.
 
-    pair: Pair
+    waits: an operator can still be asked. counted: its camera has reported that many.
+    """
+
+    trial: tuple[str, str]
+    number: int
+    event_id: str
+    new: str
+    old: str
     image: int
+    waits: bool
     decided: bool
     label: str | None
     counted: bool
@@ -46,30 +59,22 @@ def look(
     """
     _note(session, project, progress, paused=paused)
     session.flush()
-    found = gather(session, project, progress, settings)
     trials = _trials(session, project, progress.release, progress.previous)
-    here = [one for one in _differences(session, project, trials) if drawn(one.pair.event_id, settings.settle)]
-    waiting = sum(not one.decided for one in here)
+    differences = _differences(session, project, trials)
+    pairs = _pairs(trials, differences, settings.settle)
+    judgement = judge(pairs, margin=settings.margin, error=settings.error)
+    cameras, before = _cameras(session, progress), _trials(session, project, progress.previous, progress.release)
+    skips = _skips(cameras, progress.previous, progress.release)
+    shadow = _views(before, skips, progress.shadows, candidate_beside=True)
+    skips = _skips(cameras, progress.release, progress.previous)
+    canary = _views(trials, skips, progress.canaries, candidate_beside=False)
+    waiting = sum(one.waits and drawn(one.event_id, settings.settle) for one in differences)
     pause = waiting >= settings.batch or (paused and waiting > 0)
     if pause and not paused:
         for row in trials:
             row.windows = _closed(row)
             session.add(row)
-    return found, pause
-
-
-def gather(session: Session, project: str, progress: Progress, settings: RolloutSettings) -> Evidence:
-    """All that was noted of a rollout so far, with what the pairs of its canaries prove."""
-    new, old = progress.release, progress.previous
-    skips = {one.name: str((one.reported.get("trial") or {}).get("skipped", "")) for one in _cameras(session, progress)}
-    trials = _trials(session, project, new, old)
-    pairs = _pairs(trials, _differences(session, project, trials), settings.settle)
-    return Evidence(
-        shadow=_views(_trials(session, project, old, new), skips, progress.shadows, candidate_beside=True),
-        canary=_views(trials, skips, progress.canaries, candidate_beside=False),
-        pairs=pairs,
-        judgement=judge(pairs, margin=settings.margin, error=settings.error),
-    )
+    return Evidence(shadow, canary, pairs, judgement), pause
 
 
 def to_row(evidence: Evidence, *, paused: bool) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def from_row(told: Mapping[str, Any]) -> Evidence:
 def asked(session: Session, project: str, progress: Progress, settle: float) -> list[Difference]:
     """The differences that are evidence and that an operator is asked about, as far as their images are here."""
     trials = _trials(session, project, progress.release, progress.previous)
-    return [one for one in _differences(session, project, trials) if drawn(one.pair.event_id, settle)]
+    return [one for one in _differences(session, project, trials) if drawn(one.event_id, settle)]
 
 
 def drawn(event_id: str, settle: float) -> bool:
@@ -127,25 +132,46 @@ def urgent(session: Session, project: str, waits: Iterable[ColumnElement[bool] |
     return sorted(
         one.image
         for one in _differences(session, project, trials, *waits)
-        if not one.decided and drawn(one.pair.event_id, settle)
+        if not one.decided and drawn(one.event_id, settle)
     )
 
 
 # -- below the surface
 
 
+def _skips(cameras: Iterable[Camera], release: int, other: int) -> dict[str, str]:
+    """Why cameras run no other model beside this one, as far as they say so of these very two."""
+    told = {one.name: one.reported.get("trial") or {} for one in cameras}
+    return {
+        name: str(one.get("skipped", ""))
+        for name, one in told.items()
+        if (one.get("release"), one.get("other")) == (release, other)
+    }
+
+
 def _note(session: Session, project: str, progress: Progress, *, paused: bool) -> None:
-    """Keep what the shadow and canary cameras last reported of this rollout, and open windows where none is."""
+    """Keep what the shadow and canary cameras last reported of this rollout, and open windows where none is.
+
+    A report of fewer frames or differences than were noted of a trial is an older one that the broker had kept.
+    """
     wanted = {(progress.previous, progress.release), (progress.release, progress.previous)}
-    for camera in _cameras(session, progress):
+    cameras = _cameras(session, progress)
+    names = [one.name for one in cameras]
+    rows = session.exec(select(Trial).where(Trial.project == project, col(Trial.camera).in_(names)))
+    known = {(one.camera, one.trial): one for one in rows}
+    for camera in cameras:
         told = camera.reported.get("trial")
         if told is None or (told.get("release"), told.get("other")) not in wanted or not told.get("id"):
             continue
-        key = (project, camera.name, str(told["id"]))
-        row = session.get(Trial, key)
+        key = (camera.name, str(told["id"]))
+        row = known.get(key)
         if row is None:
-            row = Trial(project=key[0], camera=key[1], trial=key[2], release=told["release"], other=told["other"])
+            row = Trial(project=project, camera=key[0], trial=key[1], release=told["release"], other=told["other"])
+        if (row.release, row.other) != (told["release"], told["other"]):
+            continue  # no camera of ours gives two trials the same id
         counts = msgspec.to_builtins(msgspec.convert(told, TrialState))
+        if any(now < noted for now, noted in zip(_at(counts), _at(row.counts), strict=True)):
+            counts = row.counts
         fresh = row.counts != counts
         if not paused and (not row.windows or len(row.windows[-1]) == 4):
             # A trial that begins counts from its beginning; later windows from what was reported last.
@@ -203,44 +229,53 @@ def _views(
 def _differences(
     session: Session, project: str, trials: Sequence[Trial], *waits: ColumnElement[bool] | bool
 ) -> list[Difference]:
-    """The differences in the windows of these trials whose images are here."""
+    """The differences in the windows of these trials whose images are here, in the order in which these came."""
     by_key = {(one.camera, one.trial): one for one in trials}
     if not by_key:
         return []
-    rows = session.exec(
-        select(Pair, Image.id, Image.decided, Image.label)
-        .join(Image, (col(Pair.camera) == Image.camera) & (col(Pair.event_id) == Image.event_id))
-        .where(Pair.project == project, Pair.release == trials[0].release, Pair.other == trials[0].other, *waits)
-    )
+    pairs, images = table_of(Pair).c, table_of(Image).c
+    conditions: list[Any] = list(waits)
+    rows = session.connection().execute(  # without the mapper: it is asked twice a second
+        sqlalchemy.select(
+            pairs.camera, pairs.trial, pairs.number, pairs.event_id, pairs.label, pairs.other_label,
+            images.id, images.state, images.decided, images.label,
+        )
+        .where(pairs.camera == images.camera, pairs.event_id == images.event_id, pairs.project == project)
+        .where(pairs.release == trials[0].release, pairs.other == trials[0].other, *conditions)
+    )  # fmt: skip
     found = []
-    for pair, image, decided, label in rows:
-        trial = by_key.get((pair.camera, pair.trial))
-        if trial is None or image is None:
+    for camera, trial, number, event_id, new, old, image, state, decided, label in rows:
+        told = by_key.get((camera, trial))
+        if told is None:
             continue
-        within = [one for one in trial.windows if one[1] < pair.number and (len(one) == 2 or pair.number <= one[3])]
-        if within:
-            counted = pair.number <= _at(trial.counts)[1]
-            found.append(Difference(pair, image, decided, label, counted))
-    return found
+        if any(one[1] < number and (len(one) == 2 or number <= one[3]) for one in told.windows):
+            counted = number <= _at(told.counts)[1]
+            open_ = not decided and state in ("new", "verified")
+            key = (camera, trial)
+            found.append(Difference(key, number, event_id, new, old, image, open_, decided, label, counted))
+    return sorted(found, key=lambda one: one.image)
 
 
 def _pairs(trials: Sequence[Trial], differences: Sequence[Difference], settle: float) -> Pairs:
     """What is known of the frames in the windows of these trials, each difference with what an operator says of it."""
     closed = [window for trial in trials for window in _closed(trial)]
     frames, differed = (sum(one[at + 2] - one[at] for one in closed) for at in (0, 1))
-    broken = mended = tied = waiting = here = 0
+    broken = mended = tied = waiting = 0
+    before = False  # one waits that came before
+    came = set()  # a number that came twice does not stand for another one that did not
     for one in differences:
-        if not one.counted:
+        if not one.counted or (place := (*one.trial, one.number)) in came:
             continue
-        here += 1
-        if not drawn(one.pair.event_id, settle):
+        came.add(place)
+        if not drawn(one.event_id, settle):
             continue
-        if not one.decided:
+        before |= one.waits
+        if before or not one.decided:
             waiting += 1
-        elif one.label == one.pair.label:
+        elif one.label == one.new:
             mended += 1
-        elif one.label == one.pair.other_label:
+        elif one.label == one.old:
             broken += 1
         else:
             tied += 1
-    return Pairs(frames, broken, mended, tied, waiting + max(0, differed - here), settle)
+    return Pairs(frames, broken, mended, tied, waiting + max(0, differed - len(came)), settle)

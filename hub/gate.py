@@ -18,7 +18,7 @@ Source: Ramdas et al., "Game-theoretic statistics and safe anytime-valid inferen
 """
 
 from dataclasses import dataclass
-from math import comb, exp, log, log1p
+from math import exp, lgamma, log, log1p
 from typing import Literal
 
 BETS = 30
@@ -69,11 +69,16 @@ def judge(pairs: Pairs, *, margin: float, error: float) -> Judgement:
 def harm_of(broken: int, mended: int) -> float:
     """How much better a losing share above one half explains these differences than one half does.
 
-    The integral over p from 1/2 to 1 of 2 (2p)^broken (2(1-p))^mended, which is a ratio of whole numbers: the
-    distribution function of the beta distribution there is that of a binomial one.
+    The integral over p from 1/2 to 1 of 2 (2p)^broken (2(1-p))^mended. The distribution function of the beta
+    distribution there is that of a binomial one: the sum of comb(count + 1, i) for i up to broken, over (count + 1)
+    comb(count, broken). Summed as ratios of neighbours, since whole numbers would have thousands of digits.
     """
-    count = broken + mended
-    return _ratio(sum(comb(count + 1, one) for one in range(broken + 1)), (count + 1) * comb(count, broken))
+    size = broken + mended + 1
+    if broken <= mended:
+        return _tail(size, broken, -1) / (mended + 1)
+    # All of 2^size but the upper side, so that terms shrink from the first on.
+    whole = exp(min(700.0, size * log(2) - lgamma(size + 1) + lgamma(broken + 1) + lgamma(mended + 2)))
+    return (whole - _tail(size, broken, 1) + 1) / (mended + 1)
 
 
 def safety_of(pairs: Pairs, margin: float) -> float:
@@ -96,9 +101,11 @@ def safety_of(pairs: Pairs, margin: float) -> float:
     return total / BETS
 
 
-def _ratio(above: int, below: int) -> float:
-    """above / below, also where both are beyond what floats hold."""
-    try:
-        return above / below
-    except OverflowError:
-        return exp(min(700.0, log(above) - log(below)))
+def _tail(size: int, start: int, step: int) -> float:
+    """The sum of comb(size, i) / comb(size, start) for i from start, by steps of 1 or -1, to the end."""
+    total, term, at = 0.0, 1.0, start
+    while term > total * 1e-17:
+        total += term
+        term *= (size - at) / (at + 1) if step > 0 else at / (size - at + 1)
+        at += step
+    return total

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import sqlalchemy
-from sqlalchemy import bindparam, update
+from sqlalchemy import Connection, bindparam, update
 from sqlmodel import Session, col, func, select
 
 from hub.decisions import news, undone
@@ -28,6 +28,14 @@ _CAMERAS = table_of(Camera)
 _FRESH = [one.name for one in _CAMERAS.c if one.name not in ("name", "first_seen")]
 _BLIND = update(_CAMERAS).values(online=False)
 _KNOWN = sqlalchemy.select(_CAMERAS).where(_CAMERAS.c.name.in_(bindparam("names", expanding=True)))
+
+_VIEWS = (
+    sqlalchemy.select(
+        _CAMERAS.c.name, _CAMERAS.c.online, _CAMERAS.c.release, sqlalchemy.cast(_CAMERAS.c.reported, sqlalchemy.Text)
+    )
+    .where(_CAMERAS.c.project == bindparam("project"))
+    .order_by(_CAMERAS.c.name)
+)
 
 
 class Registry:
@@ -98,26 +106,49 @@ class Registry:
 
     def cameras(self, project: str) -> list[CameraView]:
         """The cameras of a project, by name."""
-        with self._store.read() as session:
-            rows = session.exec(select(Camera).where(Camera.project == project).order_by(col(Camera.name))).all()
-        return [view_of(row) for row in rows]
+        with self._store.reading() as connection:
+            return views(connection, project)
 
 
-def view_of(row: Camera) -> CameraView:
-    """What a camera reported last; an agent that knows nothing of a field has left it out."""
-    reload, rates = row.reported.get("reload", {}), row.reported.get("rates", {})
-    free = rates.get("free_mb")
+class _Reload(msgspec.Struct, frozen=True):
+    state: str = "idle"
+    release: int = 0
+    reason: str = ""
+
+
+class _Rates(msgspec.Struct, frozen=True):
+    infer_ms: float = 0.0
+    low_score: float = 0.0
+    free_mb: int | None = None
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """Of a report what is asked of a thousand cameras twice a second; an agent that knows nothing of it left it out."""
+
+    reload: _Reload = _Reload()
+    rates: _Rates = _Rates()
+    labels: dict[str, str] = {}
+
+
+def views(connection: Connection, project: str) -> list[CameraView]:
+    """The cameras of a project, by name."""
+    return [_view(*row) for row in connection.execute(_VIEWS, {"project": project})]
+
+
+def _view(name: str, online: bool, release: int, reported: bytes | str) -> CameraView:
+    """What a camera reported last. reported: as JSON."""
+    said = msgspec.json.decode(reported, type=_Said)
     return CameraView(
-        name=row.name,
-        online=row.online,
-        release=row.release,
-        reload=str(reload.get("state", "idle")),
-        reload_release=int(reload.get("release", 0)),
-        reason=str(reload.get("reason", "")),
-        labels=row.reported.get("labels", {}),
-        infer_ms=float(rates.get("infer_ms", 0.0)),
-        low_score=float(rates.get("low_score", 0.0)),
-        free_mb=None if free is None else int(free),
+        name=name,
+        online=online,
+        release=release,
+        reload=said.reload.state,
+        reload_release=said.reload.release,
+        reason=said.reload.reason,
+        labels=said.labels,
+        infer_ms=said.rates.infer_ms,
+        low_score=said.rates.low_score,
+        free_mb=said.rates.free_mb,
     )
 
 

@@ -186,12 +186,17 @@ def sign_plan(
     session.add(rollout)
 
 
-def triage_of(rollout: Rollout) -> dict[str, Any] | None:
-    """The triage settings in a rollout's plan, as they travel; None where it has none."""
+def plan_of(rollout: Rollout) -> Plan | None:
+    """A rollout's plan, as it travels; None where it has none."""
     if not rollout.plan:
         return None
     signed = msgspec.json.decode(rollout.plan, type=Signed)
-    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan).triage
+    return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan)
+
+
+def under(envelope: bytes, keys: Keys) -> bool:
+    """Whether a plan or release was signed under the present delegation."""
+    return bool(msgspec.json.decode(envelope, type=Signed).delegation == keys.delegation)
 
 
 def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
@@ -202,7 +207,7 @@ def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
     seen = _seen(session, rollout.project, Camera.plan_floor)
     if seen > rollout.plan_number:
         return f"a camera has accepted plan {seen}"
-    if rollout.plan and msgspec.json.decode(rollout.plan, type=Signed).delegation != keys.delegation:
+    if rollout.plan and not under(rollout.plan, keys):
         return "it was signed under another delegation"
     return ""
 
@@ -350,10 +355,13 @@ class Publisher:
                 session.add(Retained(project=self._project, name=name, count=count))
 
     def _clear(self, used: set[str]) -> None:
-        """Clear what neither plan nor exceptions nor the report of any camera name."""
+        """Clear what neither plan nor exceptions nor the report of any camera name, nor another project has there."""
         with self._store.read() as session:
             kept = select(Retained).where(Retained.project == self._project, col(Retained.name).not_in(used))
             unused = session.exec(kept).all()
+            others = set(
+                session.exec(select(Retained.name).where(Retained.project != self._project, Retained.count > 0))
+            )
             running = session.exec(
                 select(Release).where(
                     Release.project == self._project,
@@ -368,7 +376,8 @@ class Publisher:
                 continue
             self._there.pop(row.name, None)
             clear = [topics.blob(row.name, index) for index in range(row.count)]
-            if not all(self._publish(one, b"") for one in clear or [topics.release(self._project, int(row.name))]):
+            clear = clear or [topics.release(self._project, int(row.name))]
+            if row.name not in others and not all(self._publish(one, b"") for one in clear):
                 return
             with self._store.write() as session:
                 session.delete(row)

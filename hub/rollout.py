@@ -9,8 +9,8 @@
              | models, or says why it cannot                          |
     canary   | all canaries ran it for soak_s, and the pairs prove it | group, the first
              | safe on canary_frames or more (where quality is set)   |
-    group    | all its cameras that are online ran it for soak_s, or  | group, the next; after the last everyone
-             | there are none                                         |
+    group    | all its cameras that are online ran it for soak_s, one | group, the next; after the last everyone
+             | at the least; or no camera is in it                    |
     everyone | every camera that is online runs it                    | done
 
     state    | on                                                     | becomes
@@ -31,7 +31,7 @@ which goes to everyone at once (`back`), as does the first release of all: there
 While a rollout is held, cameras keep what they run. `hub.gate` says what pairs are and prove.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -54,8 +54,9 @@ def draft(release: int, previous: int, now: datetime, *, kind: Kind = "upgrade",
 def begin(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
     """A draft whose turn has come, in its first stage; still a draft while no camera is online to show anything."""
     if progress.kind != "upgrade" or progress.previous == 0:
-        why = "back to the model before" if progress.kind == "back" else "the first release goes to everyone"
-        return replace(progress, stage="everyone", since=now, reason=why)
+        kind: Kind = "back" if progress.kind == "back" else "first"
+        why = "back to the model before" if kind == "back" else "the first release goes to everyone"
+        return replace(progress, kind=kind, stage="everyone", since=now, reason=why)
     online = _volunteers(cameras)
     if not online and (settings.shadow or settings.canary):
         return replace(progress, reason="waits for a camera that is online")
@@ -67,7 +68,7 @@ def begin(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSe
         specs=tuple(settings.groups),
         before_ms=before,
     )
-    return _enter(progress, _next(progress, settings), cameras, now, "")
+    return _enter(progress, _next(progress), cameras, now, "")
 
 
 def step(
@@ -88,7 +89,7 @@ def step(
     progress = _mark_health(progress, concerned, now)
     lacking = lacks(progress, concerned, evidence, settings, now)
     if not lacking:
-        return _enter(progress, _next(progress, settings), cameras, now, proven(progress, evidence))
+        return _enter(progress, _next(progress), cameras, now, proven(progress, evidence))
     if (now - progress.since).total_seconds() >= settings.hold_s:
         why = f"not proven within {settings.hold_s:g} s: {lacking}; silence never promotes"
         return replace(progress, state="held", reason=why)
@@ -100,9 +101,8 @@ def resume(progress: Progress, cameras: Sequence[CameraView], settings: RolloutS
 
     Shadow cameras and canaries that failed are replaced by others that are online.
     """
-    left = {one.name for one in cameras if refused(one, progress) or left_it(one, progress)}
-    forgiven = {*progress.forgiven, *left}
-    progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=tuple(sorted(forgiven)))
+    forgiven = _forgiven(progress, cameras)
+    progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=forgiven)
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
     others = [one for one in _volunteers(cameras) if one not in forgiven]
@@ -119,11 +119,11 @@ def pause(progress: Progress) -> Progress:
 
 
 def promote(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
-    """An operator lets a rollout into its next stage, whatever has been proven."""
-    progress = replace(progress, state="running")
+    """An operator lets a rollout into its next stage, whatever has been proven, with today's failures accepted."""
+    progress = replace(progress, state="running", forgiven=_forgiven(progress, cameras))
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
-    return _enter(progress, _next(progress, settings), cameras, now, "promoted by an operator")
+    return _enter(progress, _next(progress), cameras, now, "promoted by an operator")
 
 
 def abort(progress: Progress, why: str, now: datetime) -> Progress:
@@ -164,7 +164,13 @@ def _volunteers(cameras: Sequence[CameraView]) -> list[str]:
     return [one.name for one in sorted(able, key=lambda one: (one.labels.get("canary") != "yes", one.name))]
 
 
-def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: set[str]) -> tuple[str, ...]:
+def _forgiven(progress: Progress, cameras: Sequence[CameraView]) -> tuple[str, ...]:
+    """Cameras whose failure was accepted, with those that failed until now."""
+    failed = {one.name for one in cameras if refused(one, progress) or left_it(one, progress)}
+    return tuple(sorted({*progress.forgiven, *failed}))
+
+
+def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: Collection[str]) -> tuple[str, ...]:
     good = [one for one in names if one not in forgiven]
     good += [one for one in others if one not in good][: max(0, count - len(good))]
     return tuple(good) or tuple(names)
@@ -177,12 +183,12 @@ def _plan_group(spec: Spec, release: int, number: int, named: Sequence[str]) -> 
     return Group(name=name, release=release, cameras=[NOBODY], labels=spec.labels, percent=spec.percent)
 
 
-def _next(progress: Progress, settings: RolloutSettings) -> tuple[Stage, int]:
-    """The stage after this one, and which group."""
+def _next(progress: Progress) -> tuple[Stage, int]:
+    """The stage after this one, and which group. Settings that change under way add no stage, and skip none."""
     order: list[tuple[Stage, int]] = [("draft", 0)]
-    if settings.shadow:
+    if progress.shadows:
         order.append(("shadow", 0))
-    if settings.canary:
+    if progress.canaries:
         order.append(("canary", 0))
     order += [("group", number) for number in range(len(progress.specs))]
     order += [("everyone", 0), ("done", 0)]
@@ -200,11 +206,12 @@ def _enter(
 ) -> Progress:
     """The rollout in its next stage, with the cameras of a group that is a number of them."""
     stage, number = to
+    have = {*progress.canaries, *(one.name for one in of_stage(progress, cameras) if progress.stage == "group")}
     progress = replace(progress, stage=stage, since=now, healthy_since=None)
     reason = why
     if stage == "group":
         spec = read_spec(progress.specs[number])
-        named = named_by_size(spec, progress.release, cameras, {*progress.canaries, *sum(progress.named, ())})
+        named = named_by_size(spec, progress.release, cameras, have)
         progress = replace(progress, group=number, named=(*progress.named[:number], named))
     elif stage in ("shadow", "canary"):
         first = ", ".join(progress.shadows if stage == "shadow" else progress.canaries)
@@ -222,7 +229,7 @@ def _mark_health(progress: Progress, concerned: Sequence[CameraView], now: datet
         expected = set(progress.canaries) - set(progress.forgiven)
         healthy = bool(expected) and expected <= running
     else:  # one that is offline takes it when it comes back; one that failed is among those that may
-        healthy = all(
+        healthy = bool(running) and all(
             one.name in running or refused(one, progress) or left_it(one, progress) for one in concerned if one.online
         )
     if healthy and progress.healthy_since is None:

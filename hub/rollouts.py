@@ -6,7 +6,7 @@ the highest plan number. What is reverted is followed at once by a release of th
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,15 +18,18 @@ from hub import evidence, exemptions, release, rollout
 from hub.keys import Keys
 from hub.progress import Progress
 from hub.registry import Registry
-from hub.settings import HubSettings
+from hub.seen import CameraView
+from hub.settings import HubSettings, RolloutSettings
 from hub.store import Store
-from hub.tables import Release, Rollout, Run
+from hub.tables import Exemption, Release, Rollout, Run
 from shared.clock import Clock
 from shared.errors import RolloutError
 from shared.manifest import ModelSpec
 from shared.policy import to_wire
 
 log = logging.getLogger(__name__)
+Word = Callable[[Progress, Sequence[CameraView], RolloutSettings, datetime], Progress]
+"""What an operator makes of a rollout, see `hub.rollout`."""
 
 
 class Rollouts:
@@ -76,12 +79,11 @@ class Rollouts:
             number = target.plan_number if target is not None else 0
             if target is None or load(target).ended:
                 target = self._begin_next(session, target) or target
-            elif load(target).state == "running":
+            else:
                 self._step(session, target)
                 target = current(session, self._project)
-            if target is not None:
-                self._keep_signed(session, target, restored=restored)
-            fresh = target is not None and target.plan_number != number
+            fresh = target is not None and self._keep_signed(session, target, restored=restored)
+            fresh |= target is not None and target.plan_number != number
             fresh |= exemptions.keep(session, self._project, self._keys, now=now, days=days, restored=restored)
         if fresh:
             self._changed()
@@ -90,21 +92,19 @@ class Rollouts:
 
     def resume(self) -> None:
         """Let a held rollout, or else the newest held draft, go on; RolloutError when there is none."""
-        cameras, settings = self._registry.cameras(self._project), self._settings().rollout
-        self._say("held", lambda one: rollout.resume(one, cameras, settings, self._clock.utc()))
+        self._say("held", rollout.resume)
 
     def pause(self) -> None:
-        """Stop the rollout under way where it is."""
-        self._say("running", rollout.pause)
+        """Stop the rollout under way, or else the newest draft, where it is; RolloutError when there is none."""
+        self._say("running", lambda one, *_: rollout.pause(one))
 
     def promote(self) -> None:
-        """Let the rollout under way into its next stage, whatever has been proven."""
-        cameras, settings = self._registry.cameras(self._project), self._settings().rollout
-        self._say("", lambda one: rollout.promote(one, cameras, settings, self._clock.utc()))
+        """Let the rollout under way into its next stage, whatever has been proven; or else the newest draft begin."""
+        self._say("", rollout.promote)
 
     def abort(self, why: str) -> None:
         """End the rollout under way, or else the newest draft; what is in use goes back to the model before."""
-        self._say("", lambda one: rollout.abort(one, why, self._clock.utc()))
+        self._say("", lambda one, _cameras, _settings, now: rollout.abort(one, why, now))
 
     def exempt(self, camera: str, number: int, reason: str, operator: str) -> None:
         """One release for one camera, whatever the plan says; number 0 ends that. RolloutError for an unknown one."""
@@ -116,22 +116,36 @@ class Rollouts:
 
     # -- below the surface
 
-    def _say(self, state: str, change: Callable[[Progress], Progress]) -> None:
+    def _say(self, state: str, change: Word) -> None:
+        """Do as an operator says. state: that the rollout has to be in; "" for any."""
         with self._store.write() as session:
             target = current(session, self._project)
-            if target is None or load(target).ended or (state and target.state != state):
+            if target is None or load(target).ended or (state == "held" and target.state != state):
                 drafts = [one for one in _drafts(session, self._project) if not state or one.state == state]
                 target = drafts[-1] if drafts else None
-            if target is None:
-                what = {"held": "held", "running": "under way"}.get(state, "under way")
+            if target is None or (state and target.state != state):
+                what = "held" if state == "held" else "under way"
                 raise RolloutError(f"has no rollout that is {what}", subject=f"project {self._project}")
-            self._move(session, target, change(load(target)))
+            now, settings = self._clock.utc(), self._settings().rollout
+            self._move(session, target, change(load(target), self._cameras(session), settings, now))
         self.look(restored=False)
         self._changed()
+
+    def _cameras(self, session: Session) -> list[CameraView]:
+        """The cameras that a rollout is about: one with an exemption runs what that says."""
+        away = set(session.exec(select(Exemption.camera).where(Exemption.release > 0)))
+        return [one for one in self._registry.cameras(self._project) if one.name not in away]
 
     def _create(self, session: Session, run: Run, model: ModelSpec, note: str) -> Release:
         days = self._settings().rollout.days
         return release.create(session, run, model, self._keys, now=self._clock.utc(), days=days, note=note)
+
+    def _anew(self, session: Session, old: Release, note: str) -> Release:
+        """The model of a release once more, under a new number; its run may be gone."""
+        run = None if old.run_id is None else session.get(Run, old.run_id)
+        if run is None:
+            run = Run(project=self._project, created_at=old.created_at, holdout=old.holdout)
+        return self._create(session, run, msgspec.convert(old.model, ModelSpec), note)
 
     def _begin_next(self, session: Session, last: Rollout | None) -> Rollout | None:
         """Begin the newest draft; None while there is none, or it waits for a camera."""
@@ -142,12 +156,17 @@ class Rollouts:
         for one in older:
             one.state, one.reason = "superseded", f"release {target.release} came before its turn"
             session.add(one)
+        row = _release(session, self._project, target.release)
+        if row is None:
+            target.state, target.reason = "aborted", f"release {target.release} does not exist"
+            session.add(target)
+            return None
         if last is not None and last.release > target.release:
-            target = self._numbered_anew(session, target)
+            target = self._numbered_anew(session, target, row)
         before = 0 if last is None else runs_after(load(last))
         draft = replace(load(target), previous=before)
-        cameras, now = self._registry.cameras(self._project), self._clock.utc()
-        progress = rollout.begin(draft, cameras, self._settings().rollout, now)
+        now = self._clock.utc()
+        progress = rollout.begin(draft, self._cameras(session), self._settings().rollout, now)
         if progress.stage == "draft":
             if progress != draft:
                 save(target, progress)
@@ -156,31 +175,34 @@ class Rollouts:
         self._move(session, target, progress)
         return target
 
-    def _numbered_anew(self, session: Session, draft: Rollout) -> Rollout:
+    def _numbered_anew(self, session: Session, draft: Rollout, row: Release) -> Rollout:
         """A release that cameras would refuse by now, since they have accepted a higher one, gets a number above."""
-        row = _release(session, self._project, draft.release)
-        run = session.get(Run, row.run_id)
-        if run is None:
-            raise RolloutError("belongs to no run", subject=f"release {row.number}")
-        fresh = self._create(session, run, msgspec.convert(row.model, ModelSpec), row.note)
+        fresh = self._anew(session, row, row.note)
         draft.state, draft.reason = "superseded", f"released anew as {fresh.number}"
         session.add(draft)
         return _add(session, rollout.draft(fresh.number, 0, self._clock.utc()), self._project)
 
     def _step(self, session: Session, target: Rollout) -> None:
+        """Note what cameras show, also while it is held: one that restarts forgets it. Move on if that is due."""
         before, settings = load(target), self._settings().rollout
         paused = bool(target.evidence.get("paused", False))
         found, paused = evidence.look(session, self._project, before, settings, paused=paused)
         if (told := evidence.to_row(found, paused=paused)) != target.evidence:
             target.evidence = told
             session.add(target)
-        after = rollout.step(before, self._registry.cameras(self._project), found, settings, self._clock.utc())
+        if before.state != "running":
+            return
+        after = rollout.step(before, self._cameras(session), found, settings, self._clock.utc())
         if after != before:
             self._move(session, target, after)
 
     def _move(self, session: Session, target: Rollout, after: Progress) -> None:
         """Save what a rollout has become, sign its plan, and follow a reverted one by the model before."""
         before = load(target)
+        old = _release(session, self._project, after.previous) if after.state == "reverted" else None
+        if after.state == "reverted" and old is None:
+            why = f"{after.reason}; release {after.previous} does not exist, so that there is no way back"
+            after = replace(after, state="held", reason=why)
         if (after.stage, after.group, after.state) != (before.stage, before.group, before.state):
             log.info("rollout of release %d: %s, %s: %s", after.release, after.stage, after.state, after.reason)
             target.history = [*target.history, _entry(after, self._clock.utc())]
@@ -190,17 +212,13 @@ class Rollouts:
         session.add(target)
         if after.stage != "draft" and planned != rollout.groups(after, settings.rollout) and after.state != "reverted":
             self._sign(session, target)
-        if after.state == "reverted":
-            self._go_back(session, target, after)
+        if old is not None:
+            self._go_back(session, target, after, old)
 
-    def _go_back(self, session: Session, target: Rollout, after: Progress) -> None:
+    def _go_back(self, session: Session, target: Rollout, after: Progress, old: Release) -> None:
         """Release the model before once more, above every number that cameras have seen, to everyone."""
-        old = _release(session, self._project, after.previous)
-        run = session.get(Run, old.run_id)
-        if run is None:
-            raise RolloutError("belongs to no run", subject=f"release {old.number}")
         note = f"back from release {after.release} to the model of release {after.previous}: {after.reason}"
-        row = self._create(session, run, msgspec.convert(old.model, ModelSpec), note[:2000])
+        row = self._anew(session, old, note[:2000])
         now = self._clock.utc()
         begun = rollout.begin(
             rollout.draft(row.number, after.previous, now, kind="back"), [], self._settings().rollout, now
@@ -211,29 +229,33 @@ class Rollouts:
         self._sign(session, back)
         log.warning("release %d: %s", row.number, note)
 
-    def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> None:
-        """Sign the plan anew at half time, after a restore, and where cameras would refuse it."""
+    def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> bool:
+        """Sign anew at half time, after a restore, and where cameras would refuse it; whether anything was.
+
+        Releases have times of their own: a draft may have waited long, and plans change more often than releases.
+        """
         settings, now = self._settings(), self._clock.utc()
+        days = settings.rollout.days
+        soon = now + timedelta(days=days) / 2
         why = "the database was restored" if restored else release.refused(session, target, self._keys)
-        half = target.plan_expires is not None and target.plan_expires - now < timedelta(days=settings.rollout.days) / 2
-        other = release.triage_of(target) != (None if settings.triage is None else to_wire(settings.triage))
-        if why or half:
-            for row in session.exec(
-                select(Release).where(
-                    Release.project == self._project,
-                    col(Release.number).in_(
-                        [target.release, target.previous, *exemptions.numbers(session, self._project)]
-                    ),
-                )
-            ):
-                release.renew(row, self._keys, now=now, days=settings.rollout.days)
-                session.add(row)
-        if why or half or other:
+        plan = release.plan_of(target)
+        numbers = [target.release, target.previous, *exemptions.numbers(session, self._project)]
+        named = select(Release).where(Release.project == self._project, col(Release.number).in_(numbers))
+        found = session.exec(named).all()
+        stale = [one for one in found if why or one.expires_at < soon or not release.under(one.envelope, self._keys)]
+        for row in stale:
+            release.renew(row, self._keys, now=now, days=days)
+            session.add(row)
+        triage = None if settings.triage is None else to_wire(settings.triage)
+        other = plan is not None and plan.triage != triage
+        trials = plan is not None and plan.groups != rollout.groups(load(target), settings.rollout)
+        if why or other or trials or (target.plan_expires is not None and target.plan_expires < soon):
             self._sign(session, target)
         if why:
             log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
         if other:
             log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
+        return bool(stale)
 
     def _sign(self, session: Session, target: Rollout) -> None:
         """A new plan for a rollout, with the triage settings that the cameras shall follow."""
@@ -338,8 +360,5 @@ def _entry(progress: Progress, now: datetime) -> dict[str, Any]:
     }
 
 
-def _release(session: Session, project: str, number: int) -> Release:
-    row = session.exec(select(Release).where(Release.project == project, Release.number == number)).first()
-    if row is None:
-        raise RolloutError("does not exist", subject=f"release {number}")
-    return row
+def _release(session: Session, project: str, number: int) -> Release | None:
+    return session.exec(select(Release).where(Release.project == project, Release.number == number)).first()

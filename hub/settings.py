@@ -204,7 +204,7 @@ class RolloutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     margin: so much more of all frames may it get wrong, as far as is proven. error: the chance that an equal release
     is sent back, and that one that is worse by the margin is let through. settle: share of the differences that an
     operator is asked about. batch: once so many differences wait for him, no more are counted until they are settled.
-    groups: which cameras follow, each a "25%" of the fleet, a label such as "line=3", or a number of cameras; everyone
+    groups: which cameras follow, each a "25%" of the fleet, a label such as "line=3", or so many more cameras; everyone
     comes after the last.
 
     max_slower: so many times as long may it take for a frame. max_low_score: so much more of the same frames may it

@@ -1,7 +1,7 @@
 """Stages: what `rollout.groups` says, and which cameras that means. Pure.
 
 "25%": a quarter of the fleet, by each camera's place in the release's order. "line=3": cameras with that label;
-"line=3,shift=late" with both. "20": twenty cameras that are online. A camera's site is its label `site`.
+"line=3,shift=late" with both. "20": twenty more cameras that are online. A camera's site is its label `site`.
 """
 
 import re

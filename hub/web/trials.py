@@ -7,11 +7,12 @@ from typing import Literal
 
 import msgspec
 
+from hub.evidence import Difference
 from hub.progress import Progress
 from hub.seen import CameraView, Evidence
 from hub.seen import TrialView as SeenTrial
 from hub.settings import RolloutSettings
-from hub.tables import Image, Pair, Trial
+from hub.tables import Image, Trial
 from hub.web.images import file_of, thumb_of
 from hub.web.rollouts import DifferenceView, KeptView, ProofView, Right, TrialView
 from shared.messages import TrialState
@@ -53,15 +54,15 @@ def trial_views(
     return found
 
 
-def difference_view(pair: Pair, image: Image) -> DifferenceView:
+def difference_view(found: Difference, image: Image) -> DifferenceView:
     """An image on which two releases differ; what they said of it stays hidden until it is decided."""
     assert image.id is not None
     right: Right = "neither"
     if not image.decided:
         right = "open"
-    elif image.label == pair.label:
+    elif image.label == found.new:
         right = "new"
-    elif image.label == pair.other_label:
+    elif image.label == found.old:
         right = "old"
     return DifferenceView(
         image=image.id,
@@ -71,8 +72,8 @@ def difference_view(pair: Pair, image: Image) -> DifferenceView:
         captured_at=image.captured_at,
         right=right,
         label=image.label,
-        new="" if right == "open" else pair.label,
-        old="" if right == "open" else pair.other_label,
+        new="" if right == "open" else found.new,
+        old="" if right == "open" else found.old,
     )
 
 

@@ -9,7 +9,7 @@ from sqlmodel import Session, col, func, select
 from hub import rollout
 from hub.evidence import asked, from_row
 from hub.progress import Progress
-from hub.registry import view_of
+from hub.registry import views
 from hub.rollouts import current, load, runs_after
 from hub.seen import CameraView, Evidence
 from hub.settings import RolloutSettings
@@ -144,8 +144,7 @@ class Ways:
     # -- below the surface
 
     def _cameras(self, session: Session) -> list[CameraView]:
-        rows = session.exec(select(Camera).where(Camera.project == self._project).order_by(Camera.name))
-        return [view_of(one) for one in rows]
+        return views(session.connection(), self._project)
 
     def _drafts(self, session: Session) -> list[Rollout]:
         waits = col(Rollout.state).in_(["running", "held"])
@@ -215,10 +214,10 @@ class Ways:
     def _differences(self, session: Session, progress: Progress) -> list[DifferenceView]:
         """Those that an operator is asked about, the newest first."""
         found = {one.image: one for one in asked(session, self._project, progress, self._settings().settle)}
-        views = []
+        shown = []
         every = sorted(found, reverse=True)
         for start in range(0, len(every), ROWS):
             some = every[start : start + ROWS]
             rows = {one.id: one for one in session.exec(select(Image).where(col(Image.id).in_(some)))}
-            views += [difference_view(found[one].pair, rows[one]) for one in some]
-        return views
+            shown += [difference_view(found[one], rows[one]) for one in some]
+        return shown

@@ -18,11 +18,11 @@ from sqlmodel import col, select
 from hub import commit, lost
 from hub.commit import Committer, Round, stored_hashes
 from hub.store import Store, open_store
-from hub.tables import Blob, Image, Label, Preview, Release, Skew, Tombstone
+from hub.tables import Blob, Image, Label, Pair, Preview, Release, Skew, Tombstone
 from shared.clock import SystemClock
 from shared.errors import StoreError
 from shared.files import sha256_hex
-from shared.messages import encode
+from shared.messages import Rival, encode
 from shared.transfer import Complete, Held
 from tests.fakes.listener import wait_until
 from tests.hub.making import NOW, event_of, settings_in
@@ -466,3 +466,29 @@ def test_a_killed_hub_never_has_a_row_without_its_bytes_nor_forgets_what_it_told
     assert said
     assert said.items() <= rows.items()
     store.close()
+
+
+# -- what two models say
+
+
+def test_what_two_models_say_of_an_image_is_kept_with_it_once(store):
+    rounds = Rounds(store)
+    rival = Rival(release=2, label="defect", score=0.6, trial="t1", number=4)
+    image = complete(b"x" * 300, label="good", release=3, why="pair", rival=rival)
+    for _ in range(2):
+        rounds.one([image, complete(b"y" * 300)])
+    with store.read() as session:
+        [pair] = session.exec(select(Pair)).all()
+    assert (pair.camera, pair.event_id, pair.project) == (CAMERA, image.event.id, "cells")
+    assert (pair.release, pair.label, pair.other, pair.other_label) == (3, "good", 2, "defect")
+    assert (pair.trial, pair.number) == ("t1", 4)
+
+
+def test_two_models_that_say_the_same_are_no_pair(store):
+    """Else its label would count as a frame that the new model has mended."""
+    same = complete(
+        b"x" * 300, label="good", why="audit", rival=Rival(release=2, label="good", score=0.6, trial="t1", number=4)
+    )
+    Rounds(store).one([same])
+    with store.read() as session:
+        assert session.exec(select(Pair)).all() == []

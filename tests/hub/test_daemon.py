@@ -20,7 +20,7 @@ from hub.store import open_store
 from hub.tables import Camera, Image, Lease, Preview, Release, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
-from shared.errors import ConfigError, TrainError
+from shared.errors import ConfigError, RolloutError, TrainError
 from shared.files import sha256_hex
 from shared.manifest import (
     MAX_NUMBER,
@@ -31,8 +31,9 @@ from shared.manifest import (
     Reader,
     open_signed,
 )
-from shared.messages import HubStatus, Reply, Status, Want, decode, encode
+from shared.messages import HubStatus, Reply, Rival, Status, TrialState, Want, decode, encode
 from shared.mqtt import PahoBus
+from tests.fakes.hub import parts
 from tests.fakes.listener import Recorder, wait_until
 from tests.hub.conftest import CACHE
 from tests.hub.making import NOW, add_image, event_of, get_image, picture, planned, reported, toml_in
@@ -112,8 +113,8 @@ class Scene:
             session.flush()
             return run.id
 
-    def finished_run(self, head):
-        names = self.store.blobs.put([b"backbone" * 20_000, head, b"golden"])
+    def finished_run(self, head, backbone=b"backbone" * 20_000):
+        names = self.store.blobs.put([backbone, head, b"golden"])
         parts = dict(zip(("backbone", "head", "golden"), names, strict=True))
         settings = {
             "classes": self.settings.project.classes,
@@ -242,8 +243,12 @@ def test_the_broker_may_come_later_and_come_back_empty(scene):
 # -- releases and rollout
 
 
+PLAIN = "[rollout]\nshadow = 0\ncanary = 1\nquality = false\ngroups = []\nsoak_s = 0.0\n"
+AT_ONCE = "[rollout]\nshadow = 0\ncanary = 0\ngroups = []\n"
+
+
 def test_releases_roll_out_as_the_camera_reports(scene):
-    one = scene(more="[rollout]\ncanary = 1\nsoak_s = 0\n".replace("soak_s = 0", "soak_s = 0.0"))
+    one = scene(more=PLAIN)
     one.watch()
     daemon = one.start()
     assert daemon.release_run(one.finished_run(b"head 1"), "first") == 1
@@ -266,11 +271,16 @@ def test_releases_roll_out_as_the_camera_reports(scene):
         daemon.release_run(99, "")
 
     assert daemon.release_run(one.finished_run(b"head 3"), "third") == 3
-    assert [row.state for row in one.rows(Rollout)] == ["running", "superseded", "running"]
-    assert one.rows(Rollout)[-1].previous == 1, "what got past its canaries, not what was held"
-    one.report(3)
+    assert [(row.stage, row.state) for row in one.rows(Rollout)[1:]] == [("canary", "held"), ("draft", "running")]
+    daemon.abort_rollout("golden check")
+    until(lambda: planned(one.plan(), "site/cam-2") == 4, "the way back, for everyone")
+    assert [(row.release, row.kind) for row in one.rows(Rollout)][-1] == (4, "back")
+    one.report(4)
+    until(lambda: planned(one.plan(), CAMERA) == 5, "the third, under a number above the way back")
+    assert one.rows(Rollout)[-1].previous == 4
+    one.report(5)
     until(lambda: one.rows(Rollout)[-1].stage == "done", "the third rollout")
-    until(lambda: planned(one.plan(), "site/cam-2") == 3, "the plan for everyone")
+    until(lambda: planned(one.plan(), "site/cam-2") == 5, "the plan for everyone")
     numbers = [
         open_signed(m.payload, PLAN_TYPE, Plan, one.reader()).body.number
         for m in one.seen.messages
@@ -283,7 +293,7 @@ def test_a_held_rollout_is_resumed_by_an_operator_only(scene):
     one = scene()
     one.watch()
     daemon = one.start()
-    with pytest.raises(TrainError, match="no held rollout"):
+    with pytest.raises(RolloutError, match="has no rollout that is held"):
         daemon.resume_rollout()
     daemon.release_run(one.finished_run(b"head"), "")
     one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
@@ -292,6 +302,136 @@ def test_a_held_rollout_is_resumed_by_an_operator_only(scene):
     daemon.resume_rollout()
     row = one.rows(Rollout)[-1]
     assert (row.state, row.stage, row.forgiven) == ("running", "everyone", [CAMERA])
+
+
+class Canary:
+    """A camera by script: it runs what the plan names to it, runs a trial beside, and sends what the two differ on."""
+
+    def __init__(self, one):
+        self.one = one
+        self.count = 0
+        self.frames = {}
+        self.differed = {}
+        self.sent = []
+        one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b1")), retain=True)
+        one.report(0)
+
+    def run(self, frames=0, differ=0, new="defect", old="good"):
+        """Do as the plan says; judge so many frames more with both, and send so many differences."""
+        plan = self.one.plan()
+        group = None if plan is None else plan.group_for(CAMERA, {})
+        if group is None:
+            return
+        release, trial, told = group.release, None, group.trial
+        if told is not None:
+            pair = (release, told.release)
+            self.frames[pair] = self.frames.get(pair, 0) + frames
+            if told.ask:
+                for _ in range(differ):
+                    self.differed[pair] = self.differed.get(pair, 0) + 1
+                    self.send(release, told.release, new, old, self.differed[pair])
+            trial = TrialState(
+                release=pair[0], other=pair[1], id=f"{pair[0]}-{pair[1]}", frames=self.frames[pair],
+                differed=self.differed.get(pair, 0),
+            )  # fmt: skip
+        said = msgspec.structs.replace(reported(release), trial=trial)
+        self.one.camera.publish(topics.reported(CAMERA), encode(said), retain=True)
+
+    def send(self, release, other, new, old, number):
+        """One event with a rival, and all of its image, until it is stored."""
+        self.count += 1
+        data = picture(self.count)
+        event = event_of(
+            data, release=release, label=new, why="pair", chunk_size=1 << 20,
+            rival=Rival(release=other, label=old, score=0.5, trial=f"{release}-{other}", number=number),
+        )  # fmt: skip
+
+        def upload():
+            self.one.camera.publish(topics.event(CAMERA), encode(event))
+            self.one.camera.publish(topics.chunk(CAMERA, event.id, 0), data)
+            return any(event.id in decode(m.payload, Reply).stored for m in self.one.heard.messages)
+
+        until(upload, "stored")
+        self.sent.append(event.id)
+
+
+JUDGED = (
+    "[rollout]\nshadow = 1\nshadow_frames = 10\ncanary = 1\ncanary_frames = 20\nsoak_s = 0.0\n"
+    'groups = ["site=site"]\n[project.preprocess]\nsize = 16\n'
+)
+
+
+def on_the_way(one, canary):
+    """The first release is everywhere; the second one has been in the shadow and is with its canary."""
+    daemon = one.daemon
+    backbone = parts(beta=1.0).backbone  # images are looked at with it, before they are asked about
+    assert daemon.release_run(one.finished_run(b"head 1", backbone), "first") == 1
+    until(lambda: canary.run() or one.rows(Rollout)[-1].stage == "done", "the first rollout")
+    assert daemon.release_run(one.finished_run(b"head 2", backbone), "second") == 2
+    until(lambda: one.plan().stage == "shadow", "the shadow")
+    group = one.plan().group_for(CAMERA, {})
+    assert (group.release, group.trial.release, group.trial.ask) == (1, 2, False)
+    until(lambda: canary.run(frames=5) or one.plan().stage == "canary", "enough frames in the shadow")
+    group = one.plan().group_for(CAMERA, {})
+    assert (group.release, group.trial.release, group.trial.ask) == (2, 1, True)
+    assert planned(one.plan(), "site/other") == 1
+
+
+def settle(one, label, count):
+    """An operator labels what the rollout waits for."""
+    for _ in range(count):
+        until(lambda: [image.why for image in one.daemon.desk.next(1)] == ["pair"], "a difference, before all others")
+        [image] = one.daemon.desk.next(1)
+        one.daemon.desk.decide(image.id, label, operator="Mira")
+
+
+def test_a_good_release_goes_from_the_shadow_to_everyone_as_an_operator_settles_the_differences(scene):
+    one = scene(more=JUDGED)
+    one.watch()
+    daemon = one.start()
+    canary = Canary(one)
+    on_the_way(one, canary)
+    ids = [add_image(one.store, camera="site/other", score=0.5) for _ in range(3)]
+    canary.run(frames=500, differ=4)
+
+    def pairs():
+        return one.rows(Rollout)[-1].evidence.get("pairs", {})
+
+    until(lambda: pairs().get("open") == 4, "the differences")
+    assert one.rows(Rollout)[-1].stage == "canary", "not while nobody has said what they are"
+    settle(one, "defect", 4)
+    until(lambda: one.rows(Rollout)[-1].stage == "group", "the proof")
+    assert one.rows(Rollout)[-1].evidence["verdict"] == "safe"
+    until(lambda: (pairs()["mended"], pairs()["broken"], pairs()["open"]) == (4, 0, 0), "all four: they go on counting")
+    until(lambda: planned(one.plan(), "site/other") == 2, "the group's plan")
+    until(lambda: canary.run() or one.rows(Rollout)[-1].stage == "done", "the end")
+    assert [entry["stage"] for entry in one.rows(Rollout)[-1].history] == [
+        "shadow", "canary", "group", "everyone", "done",
+    ]  # fmt: skip
+    assert {image.id for image in daemon.desk.next(9)} == set(ids), "the rest waits as ever"
+
+
+def test_a_bad_release_is_taken_back_by_itself_and_says_why(scene):
+    one = scene(more=JUDGED)
+    one.watch()
+    one.start()
+    canary = Canary(one)
+    on_the_way(one, canary)
+    canary.run(frames=60, differ=8)
+    until(lambda: one.rows(Rollout)[-1].evidence.get("pairs", {}).get("open") == 8, "the differences")
+    settle(one, "good", 8)
+    until(lambda: one.rows(Rollout)[-1].kind == "back", "the way back")
+    gone, back = one.rows(Rollout)[-2:]
+    assert (gone.release, gone.stage, gone.state) == (2, "canary", "reverted")
+    assert gone.reason == (
+        "it is worse: of 8 frames that only one of the two called right, release 1 was right on 8 and release 2 on 0"
+    )
+    assert (back.release, back.reverts, back.stage) == (3, 2, "everyone")
+    assert back.evidence["pairs"]["broken"] == 8
+    until(lambda: planned(one.plan(), CAMERA) == 3, "the plan")
+    first, _, third = one.rows(Release)
+    assert third.model == first.model
+    until(lambda: canary.run() or one.rows(Rollout)[-1].stage == "done", "the old model under a new number")
 
 
 @pytest.mark.parametrize("days", [1, 30])
@@ -352,12 +492,13 @@ def test_previews_stay_for_ever_where_no_time_is_set(scene, clock):
 
 
 def test_a_restore_under_a_running_hub_has_it_sign_the_plan_anew_above_every_number(scene, tmp_path):
-    one = scene()
+    one = scene(more=AT_ONCE)
     one.watch()
     daemon = one.start()
     daemon.release_run(one.finished_run(b"head 1"), "")
     backup.make(one.settings, one.config, tmp_path / "backups", SystemClock())
     for number in (2, 3):
+        daemon.promote_rollout()  # nobody is online who could take it
         assert daemon.release_run(one.finished_run(b"head %d" % number), "") == number
     until(lambda: planned(one.plan(), CAMERA) == 3, "the third release")
     before = one.plan()
@@ -474,13 +615,13 @@ def test_triage_settings_go_out_with_a_new_plan_and_come_back(scene):
 
 
 def test_the_rollout_goes_by_the_settings_in_force(scene):
-    one = scene(more="[rollout]\ncanary = 0\n")
+    one = scene(more=AT_ONCE)
     daemon = one.start()
     daemon.release_run(one.finished_run(b"head 1"), "")
     one.watch()
     one.camera.publish(topics.status(CAMERA), encode(Status(online=True, boot="b")), retain=True)
     one.report(1)
-    until(lambda: [c.online for c in daemon._registry.cameras("cells")] == [True], "the camera")
+    until(lambda: one.rows(Rollout)[-1].stage == "done", "the first rollout")
     Policies(one.settings, one.store, one.clock).set({"rollout.canary": 1, "rollout.days": 3}, operator="")
     daemon.release_run(one.finished_run(b"head 2"), "")
     row = one.rows(Rollout)[-1]

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
+from hub import evidence
 from hub.export import export_head
 from hub.head import Head
 from hub.label import Counts, Desk
 from hub.settings import LabelSettings
-from hub.tables import Label, Release
+from hub.tables import Image, Label, Pair, Release, Rollout, Trial
 from shared.errors import LabelError
-from tests.hub.making import CLASSES, add_image, add_vector, get_image
+from tests.hub.making import CLASSES, NOW, add_image, add_vector, get_image
 
 
 def at(*degrees):
@@ -314,3 +315,59 @@ def test_what_was_imported_to_train_on_is_known(store, clock):
     imported = add_image(store, split="train", label="good", camera="")
     add_vector(store, imported, at(0)[0].tolist())
     assert order(store, clock, "mix", 1) == [far]
+
+
+# -- what a rollout waits for
+
+
+def differs(store, image, release=2):
+    with store.write() as session:
+        row = session.get(Image, image)
+        session.add(
+            Pair(
+                camera=row.camera, event_id=row.event_id, project="cells", release=release, label="defect", other=1,
+                other_label="good", trial="t1", number=image,
+            )
+        )  # fmt: skip
+    return image
+
+
+def under_way(store, stage="canary"):
+    with store.write() as session:
+        session.add(Rollout(project="cells", release=2, previous=1, stage=stage, since=NOW, plan_number=1))
+        camera = "site/cam-1"
+        session.add(Trial(project="cells", camera=camera, trial="t1", release=2, other=1, windows=[[0, 0]]))
+
+
+def test_differences_of_a_rollout_come_before_all_others(store, desk):
+    others = waiting(store)
+    assert desk.next(1)[0].id in others
+    pairs = [differs(store, add_image(store, score=0.99)) for _ in range(3)]
+    differs(store, others[0], release=7)
+    under_way(store)
+    assert [one.id for one in desk.next(3)] == pairs, "also where a batch was chosen before"
+    desk.decide(pairs[0], "good", operator="Mira")
+    assert [one.id for one in desk.next(2)] == pairs[1:]
+    desk.undo(operator="Mira")
+    assert desk.next(1)[0].id == pairs[0]
+    for one in pairs:
+        desk.skip(one, operator="Mira")
+    assert {one.id for one in desk.next(9)} == set(others)
+
+
+def test_two_operators_are_not_asked_about_the_same_difference(store, desk):
+    waiting(store)
+    pairs = [differs(store, add_image(store)) for _ in range(2)]
+    under_way(store)
+    assert desk.next(1, operator="Mira")[0].id == pairs[0]
+    assert desk.next(1, operator="Jan")[0].id == pairs[1]
+
+
+def test_a_share_of_the_differences_goes_first(store, clock):
+    desk = Desk(store, "cells", CLASSES, clock, settle=lambda: 0.2)
+    pairs = [differs(store, add_image(store)) for _ in range(40)]
+    under_way(store)
+    with store.read() as session:
+        drawn = [one for one in pairs if evidence.drawn(session.get(Image, one).event_id, 0.2)]
+    assert 0 < len(drawn) < 25
+    assert [one.id for one in desk.next(len(drawn))] == drawn

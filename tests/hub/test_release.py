@@ -8,12 +8,13 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from sqlmodel import select
 
 from hub import keys, named, release
 from hub.progress import Progress
 from hub.rollout import groups
 from hub.settings import RolloutSettings
-from hub.tables import Camera, Rollout, Run
+from hub.tables import Camera, Exemption, Retained, Rollout, Run
 from shared import topics
 from shared.clock import SystemClock
 from shared.errors import StoreError, TrainError
@@ -28,6 +29,7 @@ from shared.manifest import (
     open_signed,
 )
 from shared.messages import Want
+from shared.mqtt import PahoBus
 from shared.preprocess import Preprocess
 from tests.fakes.bus import FakeBroker, FakeBus
 from tests.fakes.listener import Recorder, wait_until
@@ -347,3 +349,137 @@ def test_the_publisher_stops_while_the_broker_hangs(store, pair, publishing):
     wait_until(lambda: publishing.bus.unacked > release.IN_FLIGHT, "a full window")
     publishing.publisher.stop()
     assert not publishing.publisher._thread.is_alive()
+
+
+# -- what is cleared
+
+
+class OnBroker:
+    """A publisher on a real mosquitto, and a client that asks it what is retained."""
+
+    def __init__(self, store, broker):
+        self.store, self.broker = store, broker
+        broker.start()
+        self.begin()
+
+    def begin(self):
+        self.bus = PahoBus(self.broker.settings_for("hub"), client_id="hub", max_delay=1)
+        self.publisher = release.Publisher(self.store, self.bus, "cells", SystemClock())
+        heard = Recorder()
+        self.bus.start(heard)
+        heard.wait_connected()
+        self.publisher.start()
+
+    def stop(self):
+        self.publisher.stop()
+        self.bus.stop()
+
+    def retained(self):
+        """Topics that a fresh client finds, but the plan, which comes before what is cleared goes."""
+        bus, seen = PahoBus(self.broker.settings_for("hub"), client_id="reader", max_delay=1), Recorder()
+        bus.subscribe(["hone/release/#", "hone/blob/#", "hone/plan/#"])
+        bus.start(seen)
+        seen.wait_message(topics.plan("cells"))
+        bus.stop()
+        return {one.topic for one in seen.messages if one.retained} - {topics.plan("cells")}
+
+    def publish(self, *kept):
+        """Publish everything; wait until what is on the broker, and noted, is exactly what these releases need."""
+        self.publisher.everything()
+        wanted = {topics.release("cells", one.number) for one in kept}
+        names = {str(one.number) for one in kept}
+        for one in kept:
+            for part in msgspec.convert(one.model, ModelSpec).parts().values():
+                names.add(part.sha256)
+                count = -(-part.size // part.chunk_size)
+                wanted |= {topics.blob(part.sha256, index) for index in range(count)}
+        wait_until(lambda: set(self.noted()) == names, "the notes", seconds=30)
+        wait_until(lambda: self.retained() == wanted, "what is retained", seconds=30)
+
+    def noted(self):
+        with self.store.read() as session:
+            return session.exec(select(Retained.name).where(Retained.project == "cells")).all()
+
+
+@pytest.fixture
+def on_broker(store, make_broker):
+    made = OnBroker(store, make_broker())
+    yield made
+    made.stop()
+
+
+def camera_runs(store, name, number, project="cells"):
+    with store.write() as session:
+        row = session.get(Camera, name) or Camera(name=name, project=project, first_seen=NOW, last_seen=NOW)
+        row.release = number
+        session.add(row)
+
+
+def exempt(store, pair, number):
+    with store.write() as session:
+        row = session.get(Exemption, "site/cam-2") or Exemption(
+            camera="site/cam-2", project="cells", number=0, release=0, reason="", at=NOW, expires_at=NOW, envelope=b""
+        )
+        row.number, row.release, row.envelope = row.number + 1, number, b"signed"
+        session.add(row)
+
+
+def test_a_release_is_cleared_once_no_plan_no_exemption_and_no_camera_names_it(store, pair, on_broker):
+    first, second = make_release(store, pair, head=b"one"), make_release(store, pair, head=b"two")
+    third = make_release(store, pair, head=b"three")
+    make_rollout(store, pair, first.number)
+    on_broker.publish(first)
+    make_rollout(store, pair, second.number, previous=first.number)
+    on_broker.publish(first, second)
+    camera_runs(store, "site/cam-1", first.number)
+    exempt(store, pair, first.number)
+    make_rollout(store, pair, third.number, previous=second.number)
+    on_broker.publish(first, second, third)
+    exempt(store, pair, 0)
+    make_rollout(store, pair, third.number)
+    on_broker.publish(first, third)
+    camera_runs(store, "site/cam-1", third.number)
+    on_broker.publish(third)
+    make_rollout(store, pair, second.number)
+    on_broker.publish(second, third)
+
+
+def test_what_was_published_before_a_restart_is_cleared_after_it(store, pair, on_broker):
+    first, second = make_release(store, pair, head=b"one"), make_release(store, pair, head=b"two")
+    make_rollout(store, pair, first.number)
+    on_broker.publish(first)
+    on_broker.stop()
+    make_rollout(store, pair, second.number)
+    on_broker.begin()
+    on_broker.publish(second)
+    assert len(on_broker.noted()) == 4, "three parts, two of them shared, and the release"
+
+
+def test_nothing_is_cleared_while_the_broker_is_away(store, pair, publishing):
+    first, second = make_release(store, pair, head=b"one"), make_release(store, pair, head=b"two")
+    plan = make_rollout(store, pair, first.number)
+    publishing.publisher.everything()
+    publishing.wait(lambda: topics.plan("cells") in publishing.retained, "the plan")
+    publishing.broker.stop()
+    make_rollout(store, pair, second.number)
+    publishing.publisher.everything()
+    threading.Event().wait(0.2)
+    publishing.broker.start()
+    assert publishing.retained == expected(store, pair, first, plan=plan)
+    with store.read() as session:
+        assert str(first.number) in session.exec(select(Retained.name)).all(), "else nobody would ever clear it"
+
+
+def test_a_part_that_another_project_has_put_there_too_is_left_alone(store, pair, on_broker):
+    first, second = make_release(store, pair, head=b"one"), make_release(store, pair, head=b"two")
+    head = first.model["head"]["sha256"]
+    with store.write() as session:
+        session.add(Retained(project="welds", name=head, count=1))
+    make_rollout(store, pair, first.number)
+    on_broker.publish(first)
+    make_rollout(store, pair, second.number)
+    on_broker.publisher.everything()
+    wait_until(lambda: head not in on_broker.noted(), "that we have no part in it any more", seconds=30)
+    assert topics.blob(head, 0) in on_broker.retained()
+    with store.read() as session:
+        assert [one.name for one in session.exec(select(Retained).where(Retained.project == "welds"))] == [head]

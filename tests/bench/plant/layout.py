@@ -104,7 +104,9 @@ every_labels = 0
 [collect]
 free_mb = 8
 [rollout]
+shadow = 0
 canary = 0
+groups = []
 soak_s = 0
 """
 
