@@ -157,14 +157,14 @@ def test_worse_goes_back_by_itself_and_says_why(web: TestClient, made: Seeded) -
     rolling.reverted(made)
     found = web.get("/api/rollout").json()
     assert (found["release"], found["kind"], found["reverts"], found["stage"]) == (6, "back", 5, "everyone")
-    assert found["gone"].startswith("Release 5 was taken back: it is worse: of 11 frames")
+    assert found["gone"].startswith("Release 5 was taken back: it is worse: of 14 frames")
     assert [title for title, _ in stages(found)] == ["Draft", "Everyone", "Rolled out"]
     gone = web.get("/api/rollouts/5").json()
     assert (gone["state"], gone["can"], gone["proof"]["verdict"], gone["proof"]["harm_progress"]) == (
         "reverted", [], "worse", 1,
     )  # fmt: skip
     assert ("Canary", "stopped") in stages(gone)
-    assert len(gone["differences"]) == 11
+    assert len(gone["differences"]) == 14
     page = web.get("/releases").text
     assert "Release 5 was taken back." in page
     assert "What release 5 has shown" in page
