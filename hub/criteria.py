@@ -58,13 +58,28 @@ def excess(
         if new - old > settings.max_low_score:
             scores = f"it scores {new:.0%} of the same frames low, release {progress.previous} {old:.0%}"
             return scores + _scene(progress, cameras)
+    return ""
+
+
+def slowness(
+    progress: Progress,
+    concerned: Sequence[CameraView],
+    cameras: Sequence[CameraView],
+    evidence: Evidence,
+    settings: RolloutSettings,
+) -> str:
+    """By how much frames take longer than they may; "" where they do not.
+
+    It keeps a stage from its end and does not hold at once: a camera may be busy with something else for a while.
+    """
+    if progress.kind != "upgrade" or not progress.previous or progress.stage == "everyone":
+        return ""
     if not progress.in_use:
+        trials = [one for one in evidence.shadow.values() if one.frames]
         slow = [one for one in trials if one.new_ms > settings.max_slower * one.old_ms + 1.0]
-        return (
-            f"it takes {slow[0].new_ms:.1f} ms a frame, release {progress.previous} {slow[0].old_ms:.1f}"
-            if slow
-            else ""
-        )
+        if slow:
+            return f"it takes {slow[0].new_ms:.1f} ms a frame, release {progress.previous} {slow[0].old_ms:.1f}"
+        return ""
     now = _slower(progress, [one for one in concerned if one.release == progress.release])
     if not now or now <= settings.max_slower:
         return ""

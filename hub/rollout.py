@@ -18,7 +18,7 @@
     running  | in use anywhere, and the pairs prove it worse          | reverted
     running  | in use anywhere, and more than max_failed left it      | reverted
     running  | more than max_failed could not take it                 | held
-    running  | slower, lower scores, or less memory than allowed      | held
+    running  | lower scores, or less memory than allowed              | held
     running  | hold_s in a stage: silence never promotes              | held
     running  | an operator pauses                                     | held
     held     | an operator resumes                                    | running, the same stage anew
@@ -26,7 +26,8 @@
     any      | an operator aborts before it is in use                 | aborted
     any      | an operator aborts later                               | reverted
 
-Of shadow and canary cameras none may fail or leave it. What is reverted is followed by a new release of the old model,
+No stage before everyone ends while frames take longer than allowed. Of shadow and canary cameras none may fail or leave
+it. What is reverted is followed by a new release of the old model,
 which goes to everyone at once (`back`), as does the first release of all: there is nothing to compare them with.
 While a rollout is held, cameras keep what they run. `hub.gate` says what pairs are and prove.
 """
@@ -35,7 +36,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from hub.criteria import excess, failure, harm, lacks, proven
+from hub.criteria import excess, failure, harm, lacks, proven, slowness
 from hub.progress import Kind, Progress, Stage, left_it, of_stage, refused
 from hub.seen import CameraView, Evidence
 from hub.settings import RolloutSettings
@@ -88,6 +89,7 @@ def step(
         return replace(progress, state="held", reason=why)
     progress = _mark_health(progress, concerned, now)
     lacking = lacks(progress, concerned, evidence, settings, now)
+    lacking = lacking or slowness(progress, concerned, cameras, evidence, settings)
     if not lacking:
         return _enter(progress, _next(progress), cameras, now, proven(progress, evidence))
     if (now - progress.since).total_seconds() >= settings.hold_s:

@@ -179,11 +179,15 @@ def test_a_shadow_camera_that_could_not_take_it_holds():
     assert (at(got), got.reason) == (("shadow", 0, "held"), "site/a could not take it: golden check")
 
 
-def test_a_shadow_that_is_much_slower_beside_holds():
-    slow = Evidence(shadow={"site/a": TrialView(frames=5, new_ms=20.0, old_ms=10.0)})
-    got = step(progress("shadow"), [view("a")], slow, SETTINGS, later(1))
+def test_a_shadow_that_is_much_slower_beside_does_not_end():
+    slow = Evidence(shadow={"site/a": TrialView(frames=5000, new_ms=20.0, old_ms=10.0)})
+    one = replace(progress("shadow"), shadows=("site/a",))
+    assert at(step(one, [view("a")], slow, SETTINGS, later(1))) == ("shadow", 0, "running")
+    got = step(one, [view("a")], slow, SETTINGS, later(SETTINGS.hold_s))
     assert at(got) == ("shadow", 0, "held")
-    assert got.reason == "it takes 20.0 ms a frame, release 1 10.0"
+    assert "it takes 20.0 ms a frame, release 1 10.0; silence never promotes" in got.reason
+    quick = Evidence(shadow={"site/a": TrialView(frames=5000, new_ms=10.0, old_ms=10.0)})
+    assert step(one, [view("a")], quick, SETTINGS, later(1)).stage == "canary"
 
 
 def test_nothing_is_reverted_while_it_runs_in_the_shadow_alone():
@@ -424,15 +428,21 @@ def timed(name, release, ms, **more):
     return view(name, release, infer_ms=ms, **more)
 
 
-def test_slower_than_before_holds_but_not_where_those_that_keep_the_old_are_slower_too():
-    one = plain(before_ms={"site/a": 10.0, "site/b": 10.0, "site/c": 10.0})
-    slow = [timed("a", 2, 20.0), timed("b", 2, 22.0)]
-    [held] = walk(one, (1, [*slow, timed("c", 1, 10.0)]))
-    assert (held.state, held.reason) == ("held", "cameras take 2.1 times as long for a frame as before it")
-    assert walk(one, (1, slow))[0].state == "held", "nobody to compare with"
-    assert walk(one, (1, [*slow, timed("c", 1, 20.0)]))[0].state == "running", "summer, or a slower line"
-    assert walk(one, (1, [*slow, timed("c", 1, 20.0, online=False)]))[0].state == "held"
-    assert walk(one, (1, [*slow, timed("c", 1, 2.0)]))[0].state == "held"
+def test_slower_than_before_goes_no_further_but_where_those_that_keep_the_old_are_slower_too():
+    one = plain(before_ms={"site/a": 10.0, "site/b": 10.0, "site/c": 10.0}, healthy_since=NOW)
+    slow, after = [timed("a", 2, 20.0), timed("b", 2, 22.0)], SETTINGS.soak_s + 1
+
+    def stage(*fleet):
+        return walk(one, (after, [*slow, *fleet]))[0].stage
+
+    assert stage(timed("c", 1, 20.0)) != "canary", "summer, or a slower line"
+    assert stage(timed("c", 1, 10.0)) == "canary"
+    assert stage() == "canary", "nobody to compare with"
+    assert stage(timed("c", 1, 20.0, online=False)) == "canary"
+    assert stage(timed("c", 1, 2.0)) == "canary"
+    [held] = walk(one, (SETTINGS.hold_s, [*slow, timed("c", 1, 10.0)]))
+    assert held.state == "held"
+    assert "cameras take 2.1 times as long for a frame as before it; silence never promotes" in held.reason
 
 
 def test_faster_cameras_beside_do_not_make_it_slow():
