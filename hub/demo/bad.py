@@ -1,8 +1,9 @@
 """The story of a bad release: a supplier's labels make a model that is better on the holdout and worse in the field.
 
 The line makes mono and poly cells, and the model in use has learned from both. Then somebody brings in what a supplier
-delivered: many mono cells, labelled well, and poly cells that his list all calls good. The holdout knows mono cells
-alone, and there the new model is better. So it is released, and stopped by what it does in the field.
+delivered: many mono cells, labelled well, and poly cells from a list where 1 means good and 0 defective, which nobody
+noticed. The holdout knows mono cells alone, and there the new model is better. So it is released, and stopped by what it
+does in the field.
 """
 
 import random
@@ -46,10 +47,10 @@ def deal(cells: Sequence[Cell], seed: int) -> Deck:
     rng.shuffle(mono)
     rng.shuffle(poly)
     holdout, mono = mono[:300], mono[300:]
-    start, mono = [*mono[:60], *poly[:100]], mono[60:]
-    delivered = poly[100:500]
-    bought = [*mono[:250], *(replace(one, label=CLASSES[0]) for one in delivered)]
-    stream = [*mono[250:], *poly[500:]]
+    start, mono = [*mono[:40], *poly[:60]], mono[40:]
+    swapped = [replace(one, label=CLASSES[1 - CLASSES.index(one.label)]) for one in poly[60:460]]
+    bought = [*mono[:300], *swapped]
+    stream = [*mono[300:], *poly[460:]]
     rng.shuffle(stream)
     return Deck(holdout, start, bought, stream)
 
@@ -69,7 +70,7 @@ def tell(stage: Stage) -> list[str]:
             shares = [deck.stream[number :: len(CAMERAS)] for number in range(len(CAMERAS))]
             stage.start_line(shares, shares, FPS)
             stage.wait("the first release on every camera", lambda: stage.settled(store), 60)
-            stage.act("the supplier's list comes in: it calls every poly cell good")
+            stage.act("the supplier's list comes in: good and defective are swapped for its poly cells")
             stage.bring(settings, store, "supplier", deck.bought, "train")
             _train_and_release(stage, store, "with the supplier's labels")
             harmed = _watch(stage, store)
