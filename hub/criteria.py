@@ -50,7 +50,7 @@ def excess(
         return ""
     short = [one for one in concerned if one.free_mb is not None and one.free_mb < settings.min_free_mb]
     if short:
-        return f"{_names(short)} has {short[0].free_mb} MiB of memory left, {settings.min_free_mb} are needed"
+        return f"{short[0].free_mb} MiB of memory are left on {_names(short)}, {settings.min_free_mb} are needed"
     trials = [one for one in (evidence.canary if progress.in_use else evidence.shadow).values() if one.frames]
     frames = sum(one.frames for one in trials)
     if frames >= (settings.canary_frames if progress.in_use else settings.shadow_frames):
@@ -117,7 +117,7 @@ def lacks(
         waiting = [one for one in concerned if one.online and one.release != progress.release]
         waiting = [one for one in waiting if not (refused(one, progress) or left_it(one, progress))]
         if waiting or not any(one.online for one in concerned):
-            return f"{_names(waiting)} does not run it yet" if waiting else "no camera is online"
+            return f"it does not run on {_names(waiting)} yet" if waiting else "no camera is online"
         return ""
     if progress.stage == "shadow":
         few = [

@@ -216,9 +216,10 @@ def _enter(
         named = named_by_size(spec, progress.release, cameras, have)
         progress = replace(progress, group=number, named=(*progress.named[:number], named))
     elif stage in ("shadow", "canary"):
-        first = ", ".join(progress.shadows if stage == "shadow" else progress.canaries)
-        doing = "run it beside their own" if stage == "shadow" else "run it first"
-        reason = f"{why}; {first} {doing}" if why else f"{first} {doing}"
+        names = progress.shadows if stage == "shadow" else progress.canaries
+        how = "beside the release in use" if stage == "shadow" else "first"
+        doing = f"it runs {how} on {', '.join(names)}"
+        reason = f"{why}; {doing}" if why else doing
     return replace(progress, reason=reason)
 
 

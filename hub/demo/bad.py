@@ -2,8 +2,8 @@
 
 The line makes mono and poly cells, and the model in use has learned from both. Then somebody brings in what a supplier
 delivered: many mono cells, labelled well, and poly cells from a list where 1 means good and 0 defective, which nobody
-noticed. The holdout knows mono cells alone, and there the new model is better. So it is released, and stopped by what it
-does in the field.
+noticed. The holdout knows mono cells alone, and there the new model is better. So it is released, and stopped by what
+it does in the field.
 """
 
 import random

@@ -130,7 +130,7 @@ def test_the_first_cameras_online_go_first_those_that_are_labelled_for_it_before
     fleet += [view("e", labels={"canary": "yes"}), view("f", labels={"canary": "yes"}, online=False)]
     got = begin(draft(2, 1, NOW), fleet, replace_settings(shadow=1, canary=2), NOW)
     assert (got.shadows, got.canaries) == (("site/e",), ("site/e", "site/c"))
-    assert "site/e run it beside their own" in got.reason
+    assert "it runs beside the release in use on site/e" in got.reason
 
 
 def replace_settings(base=SETTINGS, **fields):
@@ -157,7 +157,7 @@ def test_shadow_cameras_that_judged_enough_open_the_way_to_the_canaries():
     got = step(progress("shadow"), few[0], enough, SETTINGS, later(2))
     assert (at(got), got.since) == (("canary", 0, "running"), later(2))
     assert "10 frames in the shadow" in got.reason
-    assert "site/a, site/b run it first" in got.reason
+    assert "it runs first on site/a, site/b" in got.reason
 
 
 def test_each_shadow_camera_must_have_judged_enough():
@@ -410,7 +410,7 @@ def test_an_empty_or_silent_fleet_is_never_done(fleet):
 
 def test_cameras_that_do_not_follow_hold_it_in_the_end():
     fleet = [view("a", 2), view("b", 1)]
-    assert "site/b does not run it yet" in walk(plain("everyone"), (300, fleet))[0].reason
+    assert "it does not run on site/b yet" in walk(plain("everyone"), (300, fleet))[0].reason
 
 
 @pytest.mark.parametrize("kind", ["first", "back"])
@@ -484,7 +484,7 @@ def test_lower_scores_in_the_shadow_hold_before_anything_is_used():
 def test_less_memory_than_is_set_holds():
     tight = replace_settings(PLAIN, min_free_mb=100)
     [got] = walk(plain(), (1, [view("a", 2, free_mb=99), view("b", 2)]), settings=tight)
-    assert (got.state, got.reason) == ("held", "site/a has 99 MiB of memory left, 100 are needed")
+    assert (got.state, got.reason) == ("held", "99 MiB of memory are left on site/a, 100 are needed")
     fleet = [view("a", 2, free_mb=100), view("b", 2), view("c", 1, free_mb=1)]
     assert walk(plain(), (1, fleet), settings=tight)[0].state == "running", "c is no canary"
 
