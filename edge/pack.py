@@ -36,7 +36,8 @@ class PackFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = f"pack {path.name}"
+        # As UTF-8, whatever bytes the file system allows: it goes into a file and into the report.
+        self.name = f"pack {os.fsencode(path.name).decode('utf-8', 'backslashreplace')}"
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "PackFile":

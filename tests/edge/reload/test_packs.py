@@ -1,5 +1,6 @@
 """Reload: releases that are carried to the camera by hand pass the rules of those that come from the broker."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -67,6 +68,17 @@ def test_offline_a_pack_brings_the_first_release(hub: Registry, make_camera: Mak
     assert (state.state, state.release, state.reason, camera.reload.floor) == ("running", 3, "", 3)
     assert state.cosine == pytest.approx(1.0), "it passed the golden check"
     make_camera(connect=False).wait_release(3)
+
+
+def test_a_pack_with_any_name_is_refused_and_the_next_one_taken(
+    hub: Registry, make_camera: MakeCamera, folder: Path, drop: Drop
+) -> None:
+    camera = make_camera(connect=False)
+    odd = os.fsdecode(b"\xff.pack")
+    (folder / odd).write_bytes(b"nonsense")
+    assert drop(camera, pack(hub.manifest(3, ONE), ONE)) == "release 3 runs"
+    assert "pack \\xff.pack" in (folder / "failed" / f"{odd}.txt").read_text("utf-8")
+    camera.wait_release(3)
 
 
 def test_offline_a_pack_brings_the_next_release(
