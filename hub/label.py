@@ -86,11 +86,12 @@ class Desk:
             self._held = {one: held for one, held in self._held.items() if held[1] > now}
             away = {one for one, (whose, _) in self._held.items() if whose != operator} | set(exclude)
             first = evidence.urgent(session, self._project, waits(self._project), self._settle())
-            self._order = [*first, *(one for one in self._order if one not in set(first))]
+            urgent = set(first)
+            self._order = [*first, *(one for one in self._order if one not in urgent)]
             found = self._take(session, count, away)
             if len(found) < count:
                 plan = self._planner.plan(session, count, away, settings)
-                self._order = [*first, *(one for one in plan.order if one not in set(first))]
+                self._order = [*first, *(one for one in plan.order if one not in urgent)]
                 self._again = plan.again
                 found = self._take(session, count, away)
             if operator:
@@ -98,7 +99,7 @@ class Desk:
                     one for one in exclude if self._held.get(one, (operator, 0))[0] == operator
                 ]
                 self._held |= dict.fromkeys(mine, (operator, now + HOLD_S))
-            return [Question(one, self._again.get(one.id or 0, ""), one.id in first) for one in found]
+            return [Question(one, self._again.get(one.id or 0, ""), one.id in urgent) for one in found]
 
     def asked(self, image_id: int) -> again.Ask:
         """Why this image is asked about again at present; a program that leaves `ask` out of its answer means this."""
