@@ -46,6 +46,7 @@ canary_frames = 50
 share = 0.5
 margin = 0.05
 groups = ["50%"]
+max_slower = 3.0  # the cameras share this machine with the training
 soak_s = 2.0
 hold_s = 300.0
 
