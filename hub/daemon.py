@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import Session, col, select
 
-from hub import epoch, keys, previews, release, repeat, retrain, watch
+from hub import epoch, keys, previews, release, repeat, retrain, verdict, watch
 from hub.collect import Collector
 from hub.drift import drifted
 from hub.label import Desk
@@ -278,10 +278,8 @@ class Daemon:
             if run is None or run.verdict not in ("better", "first"):
                 return
             released = session.exec(select(Release).where(Release.run_id == run.id)).first()
-            newest = session.exec(
-                select(Release).where(Release.project == self._project).order_by(col(Release.number).desc())
-            ).first()
-        if released is None and run.against == (newest.number if newest else 0):
+        against = verdict.latest(self._store, self._project)
+        if released is None and run.against == (against.number if against else 0):
             self._rollouts.release(run, f"automatic: {run.reason}")
 
     def _mind_the_epoch(self) -> None:

@@ -14,7 +14,7 @@ from hub.settings import HubSettings
 from hub.slices import Traits, slices
 from hub.split import Standing
 from hub.store import Store
-from hub.tables import Image, Look, Release
+from hub.tables import Image, Look, Release, Rollout
 from shared.calling import called
 from shared.litert import Floats, Model, Part
 from shared.manifest import ModelSpec
@@ -139,10 +139,20 @@ def _slices(
 
 
 def latest(store: Store, project: str) -> Release | None:
-    """The newest release of a project."""
+    """The newest release of a project that cameras run, or are on their way to.
+
+    One that was stopped before everyone ran it is none to be better than: it may have been stopped for being bad.
+    """
+    stopped = select(Rollout.release).where(
+        Rollout.project == project,
+        col(Rollout.state).in_(["aborted", "superseded", "reverted"]),
+        col(Rollout.stage).not_in(["everyone", "done"]),
+    )
     with store.read() as session:
         return session.exec(
-            select(Release).where(Release.project == project).order_by(col(Release.number).desc())
+            select(Release)
+            .where(Release.project == project, col(Release.number).not_in(stopped))
+            .order_by(col(Release.number).desc())
         ).first()
 
 
