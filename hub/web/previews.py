@@ -11,7 +11,7 @@ from hub.tables import Preview
 from hub.web.fleet import PreviewCounts
 from hub.web.models import PreviewPage, PreviewState, PreviewView
 from shared.messages import Event, decode
-from shared.policy import AUDIT
+from shared.policy import AUDIT, PAIR
 
 Order = Literal["newest", "value"]
 
@@ -118,7 +118,7 @@ def _state(*, gone: bool, asked: bool) -> PreviewState:
 
 def _view(row: Mapping[Any, Any]) -> PreviewView:
     event = decode(row["event"], Event)
-    blind = event.why == AUDIT
+    blind = event.why in (AUDIT, PAIR)
     return PreviewView(
         id=row["id"],
         thumb=f"/api/previews/{row['id']}/thumbnail" if row["shown"] else "",

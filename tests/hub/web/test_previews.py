@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import expect
@@ -10,6 +11,8 @@ from sqlmodel import Session, col, select
 from hub.policies import Policies
 from hub.tables import Image, Preview
 from hub.web.views import Views
+from shared.messages import Event, encode
+from shared.messages import decode as decode_message
 from shared.preprocess import decode
 from tests.hub.web.conftest import Watched
 from tests.hub.web.seed import Seeded
@@ -66,6 +69,16 @@ def test_a_preview_says_what_the_model_said_and_how_it_stands(web: TestClient, m
     assert one["thumb"] == "/api/previews/5/thumbnail"
     assert [one["thumb"] for one in found["items"] if one["id"] == BARE] == [""]
     assert all((one["asked_at"] is not None) == (one["state"] == "asked") for one in found["items"])
+
+
+def test_a_frame_on_which_two_releases_differ_is_blind_too(web: TestClient, made: Seeded) -> None:
+    with made.store.write() as session:
+        row = session.get(Preview, 4)
+        assert row is not None
+        row.event = encode(msgspec.structs.replace(decode_message(row.event, Event), why="pair"))
+        session.add(row)
+    [one] = [one for one in web.get("/api/previews").json()["items"] if one["id"] == 4]
+    assert (one["why"], one["guess"], one["score"], one["scores"], one["blind"]) == ("pair", "", None, {}, True)
 
 
 @pytest.mark.parametrize(
