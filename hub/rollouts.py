@@ -8,13 +8,13 @@ the highest plan number. What is reverted is followed at once by a release of th
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlmodel import Session, col, select
 
-from hub import evidence, exemptions, release, rollout
+from hub import evidence, exemptions, release, rollout, signing
 from hub.keys import Keys
 from hub.progress import Progress
 from hub.registry import Registry
@@ -25,7 +25,6 @@ from hub.tables import Exemption, Release, Rollout, Run
 from shared.clock import Clock
 from shared.errors import RolloutError
 from shared.manifest import ModelSpec
-from shared.policy import to_wire
 
 log = logging.getLogger(__name__)
 Word = Callable[[Progress, Sequence[CameraView], RolloutSettings, datetime], Progress]
@@ -230,45 +229,14 @@ class Rollouts:
         log.warning("release %d: %s", row.number, note)
 
     def _keep_signed(self, session: Session, target: Rollout, *, restored: bool) -> bool:
-        """Sign anew at half time, after a restore, and where cameras would refuse it; whether anything was.
-
-        Releases have times of their own: a draft may have waited long, and plans change more often than releases.
-        """
         settings, now = self._settings(), self._clock.utc()
-        days = settings.rollout.days
-        soon = now + timedelta(days=days) / 2
-        why = "the database was restored" if restored else release.refused(session, target, self._keys)
-        plan = release.plan_of(target)
-        numbers = [target.release, target.previous, *exemptions.numbers(session, self._project)]
-        named = select(Release).where(Release.project == self._project, col(Release.number).in_(numbers))
-        found = session.exec(named).all()
-        stale = [one for one in found if why or one.expires_at < soon or not release.under(one.envelope, self._keys)]
-        for row in stale:
-            release.renew(row, self._keys, now=now, days=days)
-            session.add(row)
-        triage = None if settings.triage is None else to_wire(settings.triage)
-        other = plan is not None and plan.triage != triage
-        trials = plan is not None and plan.groups != rollout.groups(load(target), settings.rollout)
-        if why or other or trials or (target.plan_expires is not None and target.plan_expires < soon):
-            self._sign(session, target)
-        if why:
-            log.warning("the plan is signed anew, as number %d: %s", target.plan_number, why)
-        if other:
-            log.info("plan %d: cameras follow %s", target.plan_number, settings.triage or "their own edge.toml")
-        return bool(stale)
+        groups = rollout.groups(load(target), settings.rollout)
+        return signing.keep(session, target, groups, self._keys, settings, now=now, restored=restored)
 
     def _sign(self, session: Session, target: Rollout) -> None:
-        """A new plan for a rollout, with the triage settings that the cameras shall follow."""
-        settings = self._settings()
-        release.sign_plan(
-            session,
-            target,
-            rollout.groups(load(target), settings.rollout),
-            self._keys,
-            now=self._clock.utc(),
-            days=settings.rollout.days,
-            triage=settings.triage,
-        )
+        settings, now = self._settings(), self._clock.utc()
+        groups = rollout.groups(load(target), settings.rollout)
+        signing.sign(session, target, groups, self._keys, settings, now=now)
 
 
 def current(session: Session, project: str) -> Rollout | None:

@@ -111,7 +111,7 @@ class Driven:
                 settings, bus=bus, engine=self.engine, trial=self.trial, clock=clock, errors=self.errors,
                 clock_trusted=lambda: True,
             )  # fmt: skip
-        self.reload._thread = _NoThread()
+        self.reload._inbox._thread = _NoThread()
 
     def start(self):
         """Connect, and follow the plan."""
@@ -159,9 +159,9 @@ class Driven:
 
     def _work(self):
         """What the reload's thread would do."""
-        inbox = self.reload._inbox
-        while not inbox.empty():
-            inbox.get()()
+        steps = self.reload._inbox._steps
+        while not steps.empty():
+            steps.get()()
         if self.release and self.release not in self.ran:
             self.ran[self.release] = self._clock.utc()
             self._since = self._clock.monotonic()

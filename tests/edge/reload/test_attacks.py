@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.reload import INBOX
+from edge.inbox import INBOX
 from edge.settings import EdgeSettings
 from hub import keys
 from shared import topics
@@ -352,7 +352,7 @@ def test_endless_data_in_number(running: Camera, hub: Registry) -> None:
     for number in range(1000):
         running.reload.plan(b"x" * 1000)
         running.reload.chunk("0" * 64, number, bytes(1000))
-    assert running.reload._inbox.qsize() <= INBOX
+    assert running.reload._inbox._steps.qsize() <= INBOX
     assert running.errors["flood"] == 2000 - INBOX
     go.append(True)
     running.rest()

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import edge.reload
+import edge.swap
 from edge.infer import Engine
 from edge.settings import EdgeSettings
 from edge.shelf import MAX_STARTS
@@ -112,7 +112,7 @@ def test_a_model_that_breaks_when_it_runs(running: Camera, hub: Registry, monkey
 
 
 def test_no_frame_boundary(hub: Registry, make_camera: MakeCamera, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.reload, "SWAP_TIMEOUT", 0.05)
+    monkeypatch.setattr(edge.swap, "SWAP_TIMEOUT", 0.05)
     monkeypatch.setattr(Engine, "turn", lambda _: None)
     camera = make_camera()
     hub.release(1, ONE)

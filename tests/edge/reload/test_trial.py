@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import edge.beside
+import edge.swap
 import edge.trial
 from edge.assemble import Assembled, assemble
 from edge.frame import Frame
@@ -125,7 +126,7 @@ def test_shadow_then_canary_then_done(tried: Camera, hub: Registry, model: Parts
 
 def test_it_is_fetched_with_its_percent_and_tells_every_state(tried: Camera, hub: Registry) -> None:
     states: list[tuple[str, int]] = []
-    changed = tried.reload._changed
+    changed = tried.reload._standing.changed
 
     def noted() -> None:
         state = (tried.reload.state.state, tried.reload.state.release)
@@ -133,7 +134,7 @@ def test_it_is_fetched_with_its_percent_and_tells_every_state(tried: Camera, hub
             states.append(state)
         changed()
 
-    tried.reload._changed = noted
+    tried.reload._standing.changed = noted
     hub.release(6, THREE)
     hub.plan(5, trial=trial(6))
     wait_state(tried, "shadowing", 6)
@@ -270,7 +271,7 @@ def test_nothing_holds_the_other_model_when_the_trial_is_over(
         return made
 
     monkeypatch.setattr(edge.beside, "assemble", noted)
-    monkeypatch.setattr(edge.reload, "assemble", noted)
+    monkeypatch.setattr(edge.swap, "assemble", noted)
     hub.release(6, THREE)
     hub.plan(5, trial=trial(6))
     wait_state(tried, "shadowing", 6)
@@ -399,7 +400,7 @@ def test_an_older_release_is_tried_below_the_floor_and_in_silence(hub: Registry,
     camera.wait_release(6)
     camera.reload.ran_well()
     states: set[tuple[str, int]] = set()
-    camera.reload._changed = lambda: states.add((camera.reload.state.state, camera.reload.state.release))
+    camera.reload._standing.changed = lambda: states.add((camera.reload.state.state, camera.reload.state.release))
     hub.plan(6, trial=trial(5, ask=True))
     wait_beside(camera, 5)
     assert states == {("running", 6)}
