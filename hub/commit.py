@@ -230,12 +230,16 @@ class Committer:
         return Round(fresh, known, [], noted=held, gone=let_go)
 
     def _keep(self, connection: Connection, batch: Sequence[Held], bereft: Collection[Key]) -> None:
-        """The previews' rows. An image whose bytes were lost is wanted back."""
+        """The previews' rows. Wanted are images whose bytes were lost, and those on which two releases differ."""
         received = self._clock.utc()
         others = _others(connection, batch)
+
+        def wanted(one: Held) -> bool:
+            return _key(one) in bereft or one.event.rival is not None
+
         rows = [
             {
-                **previews.row(one.camera, one.event, received, received if _key(one) in bereft else None),
+                **previews.row(one.camera, one.event, received, received if wanted(one) else None),
                 **({"embedding": b""} if _key(one) in others else {}),
             }
             for one in batch

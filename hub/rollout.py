@@ -15,8 +15,8 @@
 
     state    | on                                                     | becomes
     ---------|--------------------------------------------------------|------------------------------------------
-    running  | in use anywhere, and the pairs prove it worse          | reverted
-    running  | in use anywhere, and more than max_failed left it      | reverted
+    running, | in use anywhere, and the pairs prove it worse, or more | reverted
+    held     | than max_failed left it                                |
     running  | more than max_failed could not take it                 | held
     running  | lower scores, or less memory than allowed              | held
     running  | hold_s in a stage: silence never promotes              | held
@@ -80,11 +80,13 @@ def step(
     now: datetime,
 ) -> Progress:
     """The state after looking at the fleet once more; the same state when nothing changed."""
-    if progress.state != "running" or progress.stage in ("draft", "done"):
+    if progress.state not in ("running", "held") or progress.stage in ("draft", "done"):
         return progress
     concerned = [one for one in of_stage(progress, cameras) if one.name not in progress.forgiven]
     if why := harm(progress, concerned, evidence, settings):
         return replace(progress, state="reverted", since=now, reason=why)
+    if progress.state == "held":
+        return progress
     if why := failure(progress, concerned, settings) or excess(progress, concerned, cameras, evidence, settings):
         return replace(progress, state="held", reason=why)
     progress = _mark_health(progress, concerned, now)
@@ -101,17 +103,19 @@ def step(
 def resume(progress: Progress, cameras: Sequence[CameraView], settings: RolloutSettings, now: datetime) -> Progress:
     """An operator lets a held rollout go on, from the same stage, with a fresh clock and today's failures accepted.
 
-    Shadow cameras and canaries that failed are replaced by others that are online.
+    Shadow cameras and canaries that failed, or are not there, are replaced by others that are online.
     """
     forgiven = _forgiven(progress, cameras)
     progress = replace(progress, state="running", since=now, healthy_since=None, forgiven=forgiven)
     if progress.stage == "draft":
         return replace(progress, reason="waits for its turn")
     others = [one for one in _volunteers(cameras) if one not in forgiven]
+    away = {*progress.shadows, *progress.canaries} - {one.name for one in cameras if one.online}
+    gone = {*forgiven, *away}
     if progress.stage == "shadow":
-        progress = replace(progress, shadows=_refilled(progress.shadows, others, settings.shadow, forgiven))
+        progress = replace(progress, shadows=_refilled(progress.shadows, others, settings.shadow, gone))
     if progress.stage in ("shadow", "canary"):
-        progress = replace(progress, canaries=_refilled(progress.canaries, others, settings.canary, forgiven))
+        progress = replace(progress, canaries=_refilled(progress.canaries, others, settings.canary, gone))
     return replace(progress, reason="resumed by an operator")
 
 
@@ -172,8 +176,8 @@ def _forgiven(progress: Progress, cameras: Sequence[CameraView]) -> tuple[str, .
     return tuple(sorted({*progress.forgiven, *failed}))
 
 
-def _refilled(names: Sequence[str], others: Sequence[str], count: int, forgiven: Collection[str]) -> tuple[str, ...]:
-    good = [one for one in names if one not in forgiven]
+def _refilled(names: Sequence[str], others: Sequence[str], count: int, gone: Collection[str]) -> tuple[str, ...]:
+    good = [one for one in names if one not in gone]
     good += [one for one in others if one not in good][: max(0, count - len(good))]
     return tuple(good) or tuple(names)
 

@@ -189,8 +189,6 @@ class Rollouts:
         if (told := evidence.to_row(found, paused=paused)) != target.evidence:
             target.evidence = told
             session.add(target)
-        if before.state != "running":
-            return
         after = rollout.step(before, self._cameras(session), found, settings, self._clock.utc())
         if after != before:
             self._move(session, target, after)

@@ -16,7 +16,7 @@ from shared import topics
 from shared.clock import SystemClock
 from shared.errors import MessageError
 from shared.files import chunk_count
-from shared.messages import Event, Gone, Status, decode, encode
+from shared.messages import Event, Gone, Rival, Status, decode, encode
 from shared.preprocess import decode as decode_image
 from shared.preprocess import encode_jpeg
 from tests.hub.making import NOW, HandCamera, event_of, picture
@@ -66,6 +66,14 @@ def let_go(camera, *ids: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- the way of a preview
+
+
+def test_a_frame_on_which_two_releases_differ_is_wanted_at_once(hub, camera):
+    data = picture()
+    event = held(data, why="pair", rival=Rival(release=1, label="good", score=0.6, trial="t", number=1))
+    camera.offer(event)
+    hub.wait(lambda: asked(camera) == [(event.id, whole(event))], "the question for the image")
+    assert hub.previews()[event.id].asked_at is not None
 
 
 def test_a_preview_becomes_a_row_and_only_then_is_called_noted(hub, camera):

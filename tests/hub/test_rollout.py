@@ -492,6 +492,23 @@ def test_less_memory_than_is_set_holds():
 # -- an operator's word
 
 
+@pytest.mark.parametrize("stage", ["canary", "group", "everyone"])
+def test_what_is_proven_worse_goes_back_also_while_it_is_held(stage):
+    held = progress(stage, state="held", reason="paused by an operator")
+    assert step(held, [view("a", 2)], proof("open"), SETTINGS, later(1)) == held
+    got = step(held, [view("a", 2)], proof("worse", broken=9, mended=1), SETTINGS, later(1))
+    assert (got.state, "it is worse" in got.reason) == ("reverted", True)
+
+
+def test_a_first_camera_that_is_gone_is_replaced_when_an_operator_resumes():
+    held = progress("canary", state="held", shadows=("site/a",), canaries=("site/a",))
+    fleet = [view("a", online=False), view("b"), view("c")]
+    got = resume(held, fleet, msgspec.structs.replace(SETTINGS, canary=1), later(1))
+    assert (got.canaries, got.forgiven) == (("site/b",), ())
+    alone = resume(held, fleet[:1], SETTINGS, later(1))
+    assert alone.canaries == ("site/a",), "there is nobody else"
+
+
 def test_nothing_moves_a_held_or_ended_rollout_but_an_operator():
     for state in ("held", "superseded", "reverted", "aborted"):
         one = progress(state=state)
