@@ -27,6 +27,7 @@
     ├── PortInUseError       an address that another program holds
     ├── TrainError           a run that cannot start or did not finish
     │   └── RunCancelledError  a run that an operator, or another process, took away
+    ├── RolloutError         a rollout, or an exception from it, that cannot be as it was asked for
     └── LabelError           a label that names no image or no class
 
 An error says what happened, to what, and what to do. `code` is the short, stable name under which it is counted.
