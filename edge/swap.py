@@ -84,6 +84,7 @@ class Swap:
         new = assemble(kept, self._shelf, threads=self._settings.threads, pause=self._engine.spare.wait)
         old = self._engine.running
         if not self._engine.offer(new.running, SWAP_TIMEOUT):
+            self._shelf.change(trying=0, tries=0)  # it was loaded, and has not killed the agent
             raise ReloadError(f"no frame boundary came in {SWAP_TIMEOUT:.0f} s", subject=f"release {kept.release}")
         took = (self._clock.monotonic() - self._began) * 1000
         log.info("release %d runs (%.0f ms from plan to swap)", kept.release, took)

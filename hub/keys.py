@@ -18,7 +18,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from shared.clock import Clock
 from shared.errors import ConfigError
 from shared.files import sync_folder, write_atomic
-from shared.manifest import DELEGATION_TYPE, Delegation, key_id, sign
+from shared.manifest import DELEGATION_TYPE, Delegation, Signed, key_id, sign
 
 ROOT = "root.pem"
 RELEASE = "release.pem"
@@ -34,6 +34,10 @@ class Keys:
     root_public: str
     signer: CryptoSigner
     delegation: dict[str, Any]
+
+    def cover(self, envelope: bytes) -> bool:
+        """Whether what is sealed there (`shared.manifest.seal`) was signed under this delegation."""
+        return bool(msgspec.json.decode(envelope, type=Signed).delegation == self.delegation)
 
     @property
     def number(self) -> int:

@@ -194,11 +194,6 @@ def plan_of(rollout: Rollout) -> Plan | None:
     return msgspec.json.decode(b64decode(signed.body["payload"]), type=Plan)
 
 
-def under(envelope: bytes, keys: Keys) -> bool:
-    """Whether a plan or release was signed under the present delegation."""
-    return bool(msgspec.json.decode(envelope, type=Signed).delegation == keys.delegation)
-
-
 def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
     """Why cameras would refuse the plan in force, which then must be signed anew; "" where nothing speaks against it.
 
@@ -207,7 +202,7 @@ def refused(session: Session, rollout: Rollout, keys: Keys) -> str:
     seen = _seen(session, rollout.project, Camera.plan_floor)
     if seen > rollout.plan_number:
         return f"a camera has accepted plan {seen}"
-    if rollout.plan and not under(rollout.plan, keys):
+    if rollout.plan and not keys.cover(rollout.plan):
         return "it was signed under another delegation"
     return ""
 

@@ -40,7 +40,7 @@ def keep(
     numbers = [target.release, target.previous, *exemptions.numbers(session, target.project)]
     named = select(Release).where(Release.project == target.project, col(Release.number).in_(numbers))
     found = session.exec(named).all()
-    stale = [one for one in found if why or one.expires_at < soon or not release.under(one.envelope, keys)]
+    stale = [one for one in found if why or one.expires_at < soon or not keys.cover(one.envelope)]
     for row in stale:
         release.renew(row, keys, now=now, days=days)
         session.add(row)

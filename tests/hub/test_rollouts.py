@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 from sqlmodel import delete, select
 
-from hub import keys, release, rollouts
+from hub import keys, rollouts
 from hub.progress import Progress
 from hub.tables import Release, Rollout, Run, Trial
 from shared.errors import RolloutError
@@ -434,7 +434,7 @@ def test_a_draft_that_was_signed_under_another_delegation_is_signed_anew_when_it
     now = keys.load(fleet.keys)
     assert fleet.at()[:2] == (2, "shadow")
     assert fleet.releases()[1].envelope != before
-    assert all(release.under(one.envelope, now) for one in fleet.releases())
+    assert all(now.cover(one.envelope) for one in fleet.releases())
 
 
 def test_after_a_restore_everything_is_signed_anew(going):

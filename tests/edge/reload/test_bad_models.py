@@ -119,6 +119,8 @@ def test_no_frame_boundary(hub: Registry, make_camera: MakeCamera, monkeypatch: 
     hub.plan(1)
     camera.wait_failed("no frame boundary")
     assert camera.release == 0
+    kept = camera.reload._shelf.state
+    assert (kept.trying, kept.tries, kept.failed) == (0, 0, []), "it was loaded, and has not killed the agent"
 
 
 def test_load_is_a_part_error() -> None:
